@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint format types layers bench validate clean check
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+$(VENV)/.setup-stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+
+setup: $(VENV)/.setup-stamp  ## make the local environment (once; quick when repeated)
+
+demo: setup  ## audit examples/fleet.toml and write the HTML report
+	@mkdir -p out
+	$(BIN)/bytebound audit examples/fleet.toml --html out/audit.html
+
+test: setup  ## run every test
+	$(BIN)/python -m pytest -n 2
+
+lint: setup  ## lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup  ## strict type check
+	$(BIN)/mypy
+
+layers: setup  ## prove that imports go one way
+	$(BIN)/lint-imports --no-cache
+
+check: lint types layers test  ## all that CI runs
+
+bench: setup  ## prediction speed beside peers asked in the same run
+	$(BIN)/python benchmarks/predictions.py
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) out build dist

@@ -1,0 +1,107 @@
+"""Storage formats of weights and caches: how many bytes a tensor really takes, scales and zero points included."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One storage format.
+
+    Args:
+        value_bits: bits of one value.
+        block_rows, block_cols: values that share one scale block along outputs and inputs (cols 0: the whole row;
+            both 0: no block scales).
+        block_bits: bits of everything stored once per block (scales, minima, zero points).
+        tensor_bits: bits stored once per tensor.
+        math: the dtype whose matrix rate a product with these weights can use at best.
+        kind: ``plain``, ``scaled`` (activations are quantized too), ``weight-only``, ``gguf`` or ``gguf-mix``.
+    """
+
+    name: str
+    value_bits: float
+    block_rows: int
+    block_cols: int
+    block_bits: float
+    tensor_bits: float
+    math: str
+    kind: str
+    source: str
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight of a large matrix, scales included (row and tensor scales vanish)."""
+        block = self.block_rows * self.block_cols
+        return self.value_bits + (self.block_bits / block if block else 0.0)
+
+    def tensor_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes one tensor of ``shape`` (outputs, inputs, ...) takes, partial blocks counted whole.
+
+        Source: the layout named in ``source``. Vectors are stored by callers in 16 or 32 bits, not through here.
+        """
+        elements = math.prod(shape)
+        bits = elements * self.value_bits + self.tensor_bits
+        if self.block_rows:
+            cols = shape[-1] if shape else 1
+            rows = elements // cols if cols else 0
+            per_row = math.ceil(cols / self.block_cols) if self.block_cols else 1
+            bits += math.ceil(rows / self.block_rows) * per_row * self.block_bits
+        return math.ceil(bits / 8)
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Return every format by name and alias (lower case)."""
+    table: dict[str, Format] = {}
+    text = (files("bytebound.facts") / "data" / "formats.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        item = Format(
+            name=row["name"],
+            value_bits=float(row["value_bits"]),
+            block_rows=int(row["block_rows"]),
+            block_cols=int(row["block_cols"]),
+            block_bits=float(row["block_bits"]),
+            tensor_bits=float(row["tensor_bits"]),
+            math=row["math"],
+            kind=row["kind"],
+            source=row["source"],
+        )
+        for name in (item.name, *filter(None, row["aliases"].split("|"))):
+            table[name.lower()] = item
+    return table
+
+
+def find_format(name: str, *, place: str = "") -> Format:
+    """Return the format called ``name``.
+
+    Raises:
+        UnknownNameError: no such format.
+    """
+    table = formats()
+    found = table.get(str(name).lower())
+    if found is None:
+        raise UnknownNameError("dtype", str(name), table, place=place, mend="see `bytebound formats`")
+    return found
+
+
+def bits_of(names: str | NDArray[np.str_]) -> float | NDArray[np.float64]:
+    """Return bits per value of one format name, or of an array of names (same shape)."""
+    if isinstance(names, str):
+        return find_format(names).bits
+    kinds, index = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    return np.array([find_format(kind).bits for kind in kinds])[index].reshape(np.shape(names))
