@@ -67,12 +67,13 @@ class Linear:
     tied: bool = False
     token_scale: float = 1.0
     source: Literal["self", "encoder", "sequence"] = "self"
+    bias_stored: str = "bf16"
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield the stored tensors."""
         yield Tensor(f"{self.name}.weight", (self.outputs, self.inputs), self.stored, self.copies, tied=self.tied)
         if self.bias:
-            yield Tensor(f"{self.name}.bias", (self.outputs,), "bf16", self.copies)
+            yield Tensor(f"{self.name}.bias", (self.outputs,), self.bias_stored, self.copies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,13 @@ class Conv:
     stored: str = "bf16"
     token_scale: float = 1.0
     role: Role = "conv"
+    bias_stored: str = "bf16"
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield the stored tensors."""
         yield Tensor(f"{self.name}.weight", (self.outputs, self.inputs // self.groups, *self.kernel), self.stored)
         if self.bias:
-            yield Tensor(f"{self.name}.bias", (self.outputs,), "bf16")
+            yield Tensor(f"{self.name}.bias", (self.outputs,), self.bias_stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,12 @@ class Norm:
     vectors: int = 1
     token_scale: float = 1.0
     role: Role = "norm"
+    stored: str = "bf16"
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield the stored tensors."""
         for suffix in ("weight", "bias")[: self.vectors]:
-            yield Tensor(f"{self.name}.{suffix}", (self.width,), "bf16")
+            yield Tensor(f"{self.name}.{suffix}", (self.width,), self.stored)
 
 
 @dataclass(frozen=True, slots=True)
