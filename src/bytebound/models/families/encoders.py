@@ -265,8 +265,8 @@ def deberta_v2(keys: Keys) -> list[Tower]:
     span = span if span > 0 else longest if longest > 0 else context
     normed = "layer_norm" in keys.word("norm_rel_ebd", "none")
     shared = keys.flag("share_att_key", default=False)
-    wanted = keys.take("pos_att_type") or ""
-    wanted = wanted.split("|") if isinstance(wanted, str) else wanted
+    listed = isinstance(keys.values.get("pos_att_type"), list)
+    wanted = (keys.words("pos_att_type") or ()) if listed else tuple(keys.word("pos_att_type", "").split("|"))
     keys.skip("pooler_hidden_size", "pooler_hidden_act", "conv_act", "conv_groups", "legacy", "pooler_dropout")
     embedding: list[Embedding | Norm | Conv] = [Embedding("embeddings.word_embeddings", vocab, hidden)]
     if keys.flag("position_biased_input", default=True):
@@ -283,7 +283,12 @@ def deberta_v2(keys: Keys) -> list[Tower]:
             Conv("encoder.conv.conv", hidden, hidden, (kernel,), groups=keys.int("conv_groups", 1)),
             Norm("encoder.conv.LayerNorm", hidden, 2),
         ]
-    names = ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj", "attention.output.dense")
+    names = (
+        "attention.self.query_proj",
+        "attention.self.key_proj",
+        "attention.self.value_proj",
+        "attention.output.dense",
+    )
     extra = () if shared or not relative else tuple(
         Linear(f"attention.self.{name}", hidden, hidden, "attention", bias=True)
         for name, kind in (("pos_key_proj", "c2p"), ("pos_query_proj", "p2c")) if kind in wanted

@@ -58,7 +58,8 @@ def attend(
     else:
         found.append(column(prefix + names[0], hidden, wide, "attention", units=heads, bias=bias[0]))
         found += [
-            column(prefix + names[at], memory or hidden, narrow, "attention", units=kv_heads, bias=bias[at]) for at in (1, 2)
+            column(prefix + names[at], memory or hidden, narrow, "attention", units=kv_heads, bias=bias[at])
+            for at in (1, 2)
         ]
     found += [Norm(prefix + name, norm_width or head_dim, norm_vectors) for name in norms]
     found.append(
