@@ -193,7 +193,6 @@ RECIPES = {
     "seed_oss": Recipe(qkv_bias="attention_bias", out_bias="attention_out_bias", mlp_bias="mlp_bias", bias_default=False),
     "granite": LLAMA,
     "arcee": replace(LLAMA, gated=False),
-    "apertus": Recipe(qkv_bias="attention_bias", out_bias="attention_bias", gated=False, qk_norm="head"),
     "helium": Recipe(qkv_bias="attention_bias", out_bias=False),
     "cwm": replace(LLAMA, windows="all", window=8192, bias_default=False),
     "mistral": MISTRAL,

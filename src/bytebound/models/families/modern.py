@@ -1,0 +1,438 @@
+"""Decoders that need code of their own: MiniMax M2 and M3, MiMo, Step, Llama 4, DBRX, Arctic, Ling, AFMoE."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bytebound.documents.architecture import Attention, Norm, Parameter
+from bytebound.models.families.dense import LLAMA, QWEN2, Recipe, dense, norm_ops, read_dense_heads, read_spans
+from bytebound.models.families.pieces import (
+    DEEPEST_STACK,
+    Experts,
+    Frame,
+    Heads,
+    Ops,
+    attention,
+    column,
+    gated_mlp,
+    layers,
+    moe,
+    read_context,
+    read_depth,
+    read_experts,
+    read_frame,
+    read_heads,
+    span,
+    text_tower,
+    whole,
+)
+from bytebound.models.families.sparse import (
+    draft_tower,
+    expert_active,
+    expert_count,
+    per_layer,
+    read_draft,
+    shared_moe,
+    sparse_decoder,
+    sparse_layers,
+)
+
+if TYPE_CHECKING:
+    from bytebound.documents.architecture import Tower
+    from bytebound.models.families import Builder
+    from bytebound.models.keys import Keys
+
+
+def minimax_m2(keys: Keys) -> list[Tower]:
+    """MiniMax-M2: experts in every layer, one norm over all queries and one over all keys.
+
+    The config speaks of prediction modules; the published checkpoint holds none (its total is main model and scales).
+    """
+    recipe = Recipe(qk_norm="all", qk_norm_key="use_qk_norm") if "use_qk_norm" in keys.values else Recipe(qk_norm="all")
+    heads = read_dense_heads(keys, recipe)
+    keys.skip("use_mtp", "mtp_transformer_layers", "num_mtp_modules", "qk_norm_type", "use_routing_bias", "attn_type_list")
+    width = keys.int("intermediate_size")
+    geometry = Experts(
+        heads.hidden,
+        width,
+        expert_count(keys, "num_local_experts"),
+        expert_active(keys),
+        shared=keys.int("shared_intermediate_size", 0, least=0),
+        prefix="block_sparse_moe",
+        names=("w1", "w3", "w2"),
+    )
+    sparse = [True] * read_depth(keys)
+    experts = moe(read_experts(keys, geometry))
+    return [sparse_decoder(keys, recipe, heads=heads, sparse=sparse, experts=experts, mlp=())[0]]
+
+
+def minimax_m3(keys: Keys) -> list[Tower]:
+    """MiniMax-M3: first layers dense and fully attending, then experts under block-sparse attention."""
+    heads = replace(read_heads(keys), qk_norm="head")
+    depth = read_depth(keys)
+    context = read_context(keys)
+    sparse = sparse_layers(keys, depth)
+    keys.skip("n_shared_experts", "use_qk_norm", "qk_norm_type", "num_mtp_modules", "attention_output_gate", "use_routing_bias")
+    geometry = Experts(
+        heads.hidden,
+        keys.int("moe_intermediate_size", also=("intermediate_size",)),
+        expert_count(keys, "num_local_experts", "n_routed_experts"),
+        expert_active(keys),
+        shared=keys.int("shared_intermediate_size", 0, least=0),
+        shared_name="shared_experts",
+    )
+    experts = moe(read_experts(keys, geometry))
+    mlp = gated_mlp(heads.hidden, keys.int("dense_intermediate_size", 12288))
+    chosen, indexed = [False] * depth, ()
+    config = keys.maybe_child("sparse_attention_config")
+    top = index = dim = 0
+    if config is not None and config.flag("use_sparse_attention", default=True):
+        flags = per_layer(config, "sparse_attention_freq", config.ints("sparse_attention_freq", most=1) or (), depth)
+        chosen = [bool(flag) for flag in flags]
+        index = config.int("sparse_num_index_heads", most=65536)
+        dim = config.int("sparse_index_dim")
+        top = config.int("sparse_topk_blocks") * config.int("sparse_block_size")
+        config.skip("sparse_disable_index_value", "sparse_init_block", "sparse_local_block", "sparse_score_type")
+        indexed = (
+            whole("self_attn.indexer.q_proj", heads.hidden, index * dim, "attention"),
+            whole("self_attn.indexer.k_proj", heads.hidden, dim, "attention"),
+            Norm("self_attn.indexer.q_norm", dim, token_scale=float(index)),
+            Norm("self_attn.indexer.k_norm", dim),
+        )
+    first, second = norm_ops(LLAMA, heads.hidden)
+
+    def layer(*, selects: bool, routed: bool) -> Ops:
+        attend = attention(heads)
+        if selects:
+            flop = 2 * index * dim
+            attend = tuple(
+                replace(op, selected=top, index_elements=float(dim), index_flop=flop) if isinstance(op, Attention) else op
+                for op in (*indexed, *attend)
+            )
+        return (*first, *attend, *second, *(experts if routed else mlp))
+
+    kinds = list(zip(chosen, sparse, strict=True))
+    made = {kind: layer(selects=kind[0], routed=kind[1]) for kind in dict.fromkeys(kinds)}
+    frame = read_frame(keys, tied=False)
+    tower = text_tower(frame, layers(made[kind] for kind in kinds), hidden=heads.hidden, context=context)
+    return [tower, *draft_tower(made[kinds[-1]], frame, heads.hidden, read_draft(keys), index=depth, shared=False)]
+
+
+def mimo(keys: Keys) -> list[Tower]:
+    """MiMo-7B: Qwen2 with prediction layers that share embedding and head."""
+    ahead = read_draft(keys)
+    keys.flag("attention_bias", default=True)
+    (tower,) = dense(keys, QWEN2)
+    frame = Frame(keys.int("vocab_size"), tied=False)
+    body = tower.blocks[-2].operators
+    return [tower, *draft_tower(body, frame, tower.hidden, ahead, index=0, shared=False, prefix="model.mtp_layers")]
+
+
+def mimo_v2(keys: Keys) -> list[Tower]:
+    """MiMo-V2-Flash: window layers with more key-value heads and sinks, experts after the first layer.
+
+    The checkpoint holds three dense prediction layers with window attention that the config does not name
+    (model card: 0.33 B parameters each).
+    """
+    depth = read_depth(keys)
+    context = read_context(keys)
+    full = replace(read_heads(keys), v_dim=keys.int("v_head_dim"), bias=keys.flag("attention_bias", default=False))
+    swa = replace(
+        full,
+        heads=keys.int("swa_num_attention_heads", full.heads, most=65536),
+        kv_heads=keys.int("swa_num_key_value_heads", full.kv_heads, most=65536),
+        dim=keys.int("swa_head_dim", full.dim),
+        v_dim=keys.int("swa_v_head_dim", full.v_dim),
+    )
+    window = keys.int("sliding_window", also=("sliding_window_size", "attention_chunk_size"))
+    flags = keys.ints("hybrid_layer_pattern", most=1) or ()
+    slides = [bool(flag) for flag in per_layer(keys, "hybrid_layer_pattern", flags, depth)]
+    sparse = sparse_layers(keys, depth)
+    experts, mlp = shared_moe(keys, full.hidden)
+    sinks = {
+        True: keys.flag("add_swa_attention_sink_bias", default=True),
+        False: keys.flag("add_full_attention_sink_bias", default=False),
+    }
+    first, second = norm_ops(LLAMA, full.hidden)
+
+    def layer(*, slide: bool, routed: bool) -> Ops:
+        heads = swa if slide else full
+        extra: Ops = (Parameter("self_attn.attention_sink_bias", (heads.heads,)),) if sinks[slide] else ()
+        kind, reach = span("window" if slide else "full", window, context)
+        attend = attention(heads, kind=kind, window=reach)
+        return (*first, *extra, *attend, *second, *(experts if routed else mlp))
+
+    blocks = layers(layer(slide=slide, routed=routed) for slide, routed in zip(slides, sparse, strict=True))
+    frame = read_frame(keys, tied=False)
+    ahead = keys.int("num_nextn_predict_layers", 3, least=0, most=64)
+    body = layer(slide=True, routed=False)
+    drafts = draft_tower(body, frame, full.hidden, ahead, index=0, shared=False, prefix="model.mtp.layers")
+    return [text_tower(frame, blocks, hidden=full.hidden, context=context), *drafts]
+
+
+def step3(keys: Keys) -> list[Tower]:
+    """Step-3.5 and 3.7 Flash: window layers, a gate per head, experts after the first layers, prediction layers."""
+    hidden = keys.int("hidden_size")
+    count = keys.int("num_attention_heads", most=65536)
+    groups = keys.int("num_key_value_heads", count, also=("num_attention_groups",), most=65536)
+    dim = keys.int("head_dim")
+    full = Heads(hidden, count, groups, dim, dim, qk_norm="head")
+    other = keys.maybe_child("attention_other_setting")
+    swa = full
+    if other is not None:
+        other.skip(*other.values)
+        swa = replace(
+            full,
+            heads=other.int("num_attention_heads", count, most=65536),
+            kv_heads=other.int("num_attention_groups", groups, most=65536),
+            dim=other.int("head_dim", dim),
+        )
+    swa = replace(swa, heads=keys.int("num_sliding_attention_heads", swa.heads, most=65536), v_dim=swa.dim)
+    depth = read_depth(keys)
+    context = read_context(keys)
+    keys.skip("use_head_wise_attn_gate", "use_moe", "moe_every_n_layer", "share_q_dim", "need_fp32_gate", "use_qk_norm", "use_swa")
+    sparse = [index >= 3 for index in range(depth)]
+    if "moe_layers_enum" in keys.values:
+        listed = str(keys.take("moe_layers_enum"))
+        named = {int(part) for part in listed.strip("[]").split(",") if part.strip().isdigit()}
+        sparse = [index in named for index in range(depth)]
+    elif keys.has("first_k_dense_replace") or keys.has("mlp_layer_types"):
+        sparse = sparse_layers(keys, depth)
+    keys.skip("n_shared_experts")
+    geometry = Experts(
+        hidden,
+        keys.int("moe_intermediate_size"),
+        expert_count(keys),
+        expert_active(keys),
+        shared=keys.int("share_expert_dim", 0, also=("share_expert_dims",), least=0),
+    )
+    experts, mlp = moe(read_experts(keys, geometry)), gated_mlp(hidden, keys.int("intermediate_size"))
+    spans = read_spans(keys, Recipe(), depth, context)
+    first, second = norm_ops(LLAMA, hidden)
+
+    def layer(kind: str, window: int, *, routed: bool) -> Ops:
+        heads = full if kind == "full" else swa
+        gate = column("self_attn.g_proj", hidden, heads.heads, "attention", units=heads.heads)
+        attend = attention(heads, kind="window" if kind == "window" else "full", window=window)
+        return (*first, gate, *attend, *second, *(experts if routed else mlp))
+
+    blocks = layers(layer(*found, routed=flag) for found, flag in zip(spans, sparse, strict=True))
+    frame = read_frame(keys, tied=False)
+    tower = text_tower(frame, blocks, hidden=hidden, context=context)
+    return [tower, *draft_tower(layer(*spans[-1], routed=False), frame, hidden, read_draft(keys), index=depth)]
+
+
+def llama4_text(keys: Keys) -> list[Tower]:
+    """Llama 4: chunked attention in three layers of four, experts every ``interleave_moe_layer_step`` layers."""
+    heads = read_dense_heads(keys, Recipe(qkv_bias="attention_bias", out_bias="attention_bias", saved=(5120, 48, 40, 8, 8192, 202048)))
+    if not keys.has("head_dim"):
+        heads = replace(heads, dim=128, v_dim=128)
+    depth = read_depth(keys, saved=48)
+    context = read_context(keys)
+    step = keys.int("interleave_moe_layer_step", 1, most=DEEPEST_STACK)
+    listed = keys.ints("moe_layers", most=DEEPEST_STACK)
+    chosen = set(listed) if listed is not None else set(range(step - 1, depth, step))
+    # ``use_qk_norm`` switches norms without learned values.
+    keys.skip("use_qk_norm", "for_llm_compressor")
+    width = keys.int("intermediate_size", saved=8192)
+    count = expert_count(keys, "num_local_experts", saved=16)
+    geometry = Experts(
+        heads.hidden,
+        width,
+        count,
+        expert_active(keys, 1),
+        shared=width,
+        prefix="feed_forward",
+        gate="router",
+        shared_name="shared_expert",
+    )
+    experts = moe(read_experts(keys, geometry))
+    mlp = gated_mlp(heads.hidden, keys.int("intermediate_size_mlp", saved=16384), prefix="feed_forward")
+    chunk = keys.int("attention_chunk_size", 8192)
+    every = keys.int("no_rope_layer_interval", 4, most=DEEPEST_STACK)
+    named = keys.words("layer_types")
+    ropes = keys.ints("no_rope_layers", most=1) or tuple(int((index + 1) % every != 0) for index in range(depth))
+    local = [name == "chunked_attention" for name in named] if named else [bool(flag) for flag in ropes]
+    first, second = norm_ops(LLAMA, heads.hidden)
+
+    def layer(index: int) -> Ops:
+        kind, reach = span("chunk" if local[index] else "full", chunk, context)
+        return (*first, *attention(heads, kind=kind, window=reach), *second, *(experts if index in chosen else mlp))
+
+    if len(local) < depth:
+        raise keys.error("layer_types", f"{len(local)} entries for {depth} layers", "write one entry per layer")
+    frame = read_frame(keys, tied=False, saved_vocab=202048)
+    return [text_tower(frame, layers(layer(i) for i in range(depth)), hidden=heads.hidden, context=context)]
+
+
+def dbrx(keys: Keys) -> list[Tower]:
+    """DBRX: fused attention without biases, LayerNorm without bias, fine-grained experts."""
+    hidden = keys.int("d_model")
+    count = keys.int("n_heads", most=65536)
+    inner, ffn = keys.child("attn_config"), keys.child("ffn_config")
+    groups = inner.int("kv_n_heads", 1, most=65536)
+    inner.skip("clip_qkv")
+    heads = Heads(hidden, count, groups, hidden // count, hidden // count)
+    ffn.skip("ffn_act_fn", "moe_loss_weight", "moe_jitter_eps", "moe_normalize_expert_weights", "uniform_expert_assignment")
+    geometry = Experts(
+        hidden,
+        ffn.int("ffn_hidden_size"),
+        ffn.int("moe_num_experts", 4, most=65536),
+        ffn.int("moe_top_k", 1, most=65536),
+        prefix="ffn",
+        gate="router.layer",
+        names=("w1", "v1", "w2"),
+    )
+    ops: Ops = (
+        Norm("norm_attn_norm.norm_1", hidden),
+        *attention(heads, prefix="norm_attn_norm.attn", names=("Wqkv", "out_proj")),
+        Norm("norm_attn_norm.norm_2", hidden),
+        *moe(read_experts(ffn, geometry)),
+    )
+    frame = Frame(keys.int("vocab_size"), keys.tied(default=False), embed="transformer.wte", norm="transformer.norm_f")
+    blocks = layers([ops] * read_depth(keys), prefix="transformer.blocks")
+    return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys))]
+
+
+def arctic(keys: Keys) -> list[Tower]:
+    """Snowflake Arctic: a dense residual MLP of the stream's width beside the experts of every MoE layer."""
+    heads = read_dense_heads(keys, LLAMA)
+    depth = read_depth(keys)
+    step = keys.int("moe_layer_frequency", 2, most=DEEPEST_STACK)
+    sparse = [(index + 1) % step == 0 for index in range(depth)]
+    width = keys.int("intermediate_size")
+    beside = keys.flag("parallel_attn_mlp_res", default=False)
+    keys.skip("use_residual", "quantization", "moe_token_dropping", "moe_train_capacity_factor")
+    count = expert_count(keys, "num_local_experts")
+    names = ("w1", "w3", "w2")
+    geometry = Experts(heads.hidden, width, count, expert_active(keys, 1), prefix="block_sparse_moe", names=names)
+    experts = moe(read_experts(keys, geometry))
+    if beside:
+        residual = gated_mlp(heads.hidden, heads.hidden, prefix="residual_mlp", names=names)
+        experts = (*experts, Norm("residual_layernorm", heads.hidden), *residual)
+    mlp = gated_mlp(heads.hidden, width, prefix="block_sparse_moe.mlp", names=names)
+    return [sparse_decoder(keys, LLAMA, heads=heads, sparse=sparse, experts=experts, mlp=mlp)[0]]
+
+
+def ling(keys: Keys) -> list[Tower]:
+    """Ling and Ring (bailing_moe): fused attention, shared experts, dense first layers, optional norms."""
+    normed = keys.flag("use_qk_norm", default=keys.values.get("model_type") == "bailing_moe_v2")
+    recipe = Recipe(
+        qkv_bias="use_qkv_bias",
+        out_bias="use_bias",
+        qk_norm="head" if normed else "none",
+        qkv_names=("query_key_value", "dense"),
+    )
+    heads = read_dense_heads(keys, recipe)
+    depth = read_depth(keys)
+    sparse = sparse_layers(keys, depth)
+    experts, mlp = shared_moe(keys, heads.hidden, names=("num_experts",))
+    keys.skip("moe_router_enable_expert_bias", "norm_head", "norm_softmax", "use_expert_bias", "moe_shared_expert_intermediate_size")
+    frame = read_frame(keys, tied=False)
+    tower, made = sparse_decoder(keys, recipe, heads=heads, sparse=sparse, experts=experts, mlp=mlp, frame=frame)
+    body = made[next(iter(made))[0], next(iter(made))[1], sparse[-1]]
+    return [tower, *draft_tower(body, frame, heads.hidden, read_draft(keys), index=depth, shared=False)]
+
+
+def afmoe(keys: Keys) -> list[Tower]:
+    """AFMoE (Trinity): four norms a layer, a gate on attention's output, windows in three layers of four."""
+    recipe = Recipe(qk_norm="head", windows="pattern", pattern=keys.int("global_attn_every_n_layers", 4), window=1024, norms="sandwich")
+    heads = read_dense_heads(keys, recipe)
+    gate = column("self_attn.gate_proj", heads.hidden, heads.q_width, "attention", units=heads.heads)
+    width = keys.int("moe_intermediate_size")
+    keys.skip("mup_enabled", "score_func", "route_norm", "route_scale", "load_balance_coeff", "use_grouped_mm")
+    geometry = Experts(
+        heads.hidden,
+        width,
+        expert_count(keys, "num_experts"),
+        expert_active(keys),
+        shared=keys.int("num_shared_experts", 0, least=0, most=1024) * width,
+        gate="router.gate",
+        correction="expert_bias",
+    )
+    depth = read_depth(keys)
+    first = keys.int("num_dense_layers", 1, least=0, most=DEEPEST_STACK)
+    sparse = [index >= first for index in range(depth)]
+    mlp = gated_mlp(heads.hidden, keys.int("intermediate_size"))
+    experts = moe(read_experts(keys, geometry))
+    return [sparse_decoder(keys, recipe, heads=heads, sparse=sparse, experts=experts, mlp=mlp, extra=(gate,))[0]]
+
+
+def decilm(keys: Keys) -> list[Tower]:
+    """Nemotron found by architecture search (DeciLM): every layer has its own groups and MLP width, or none."""
+    hidden = keys.int("hidden_size")
+    count = keys.int("num_attention_heads", most=65536)
+    depth = read_depth(keys)
+    context = read_context(keys)
+    keys.skip("num_key_value_heads", "intermediate_size")
+    bias, mlp_bias = keys.flag("attention_bias", default=False), keys.flag("mlp_bias", default=False)
+    dim = keys.int("head_dim", hidden // count)
+    configs = keys.objects("block_configs") or ()
+
+    def attend(config: Keys) -> Ops:
+        config.skip(*config.values)
+        if config.flag("no_op", default=False):
+            return ()
+        norm = Norm("input_layernorm", hidden)
+        if config.flag("replace_with_linear", default=False):
+            return (norm, column("self_attn.linear_attn", hidden, hidden, "attention"))
+        group = config.int("n_heads_in_group", most=65536)
+        heads = Heads(hidden, count, max(1, count // group), dim, dim, bias=bias, out_bias=bias)
+        kind, reach = span("window", config.maybe_int("window_length") or 0, context)
+        return (norm, *attention(heads, kind=kind, window=reach))
+
+    def feed(config: Keys) -> Ops:
+        config.skip(*config.values)
+        if config.flag("no_op", default=False):
+            return ()
+        norm = Norm("post_attention_layernorm", hidden)
+        if config.flag("replace_with_linear", default=False):
+            return (norm, column("mlp.linear_mlp", hidden, hidden, "mlp"))
+        if config.has("intermediate_size"):
+            return (norm, *gated_mlp(hidden, config.int("intermediate_size"), bias=mlp_bias))
+        # Two thirds of twice the multiple, rounded up to 256, as in the published model code.
+        width = -(-int(2 * config.number("ffn_mult", 1.0) * hidden / 3) // 256) * 256
+        return (norm, *gated_mlp(hidden, width, bias=mlp_bias))
+
+    entries = per_layer(keys, "block_configs", configs, depth)
+    blocks = layers((*attend(entry.child("attention")), *feed(entry.child("ffn"))) for entry in entries)
+    return [text_tower(read_frame(keys, tied=False), blocks, hidden=hidden, context=context)]
+
+
+def apertus(keys: Keys) -> list[Tower]:
+    """Apertus: an MLP whose activation learns two values, and norms under other names."""
+    (tower,) = dense(keys, Recipe(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", gated=False, qk_norm="head"))
+    learned: Ops = (Parameter("mlp.act_fn.alpha_p", (1,)), Parameter("mlp.act_fn.alpha_n", (1,)))
+    names = {"input_layernorm": "attention_layernorm", "post_attention_layernorm": "feedforward_layernorm"}
+    blocks = tuple(
+        replace(
+            block,
+            operators=(*(replace(op, name=names.get(op.name, op.name)) for op in block.operators), *learned),
+        )
+        if block.name
+        else block
+        for block in tower.blocks
+    )
+    return [replace(tower, blocks=blocks)]
+
+
+FAMILIES: dict[str, Builder] = {
+    "minimax_m2": minimax_m2,
+    "minimax_m3": minimax_m3,
+    "minimax_m3_vl_text": minimax_m3,
+    "mimo": mimo,
+    "mimo_v2_flash": mimo_v2,
+    "step3p5": step3,
+    "step3p7": step3,
+    "llama4_text": llama4_text,
+    "dbrx": dbrx,
+    "arctic": arctic,
+    "bailing_moe": ling,
+    "bailing_moe_v2": ling,
+    "afmoe": afmoe,
+    "nemotron-nas": decilm,
+    "nemotron_nas": decilm,
+    "apertus": apertus,
+}
+
