@@ -1,0 +1,478 @@
+"""Families with recurrent layers: Mamba, Jamba, Nemotron-H, Falcon-H1, Qwen3-Next, Kimi Linear, MiniMax-01, LFM2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bytebound.documents.architecture import Norm, Operator, Tower
+from bytebound.models.families.dense import LLAMA, Recipe, read_dense_heads
+from bytebound.models.families.latent import latent_attention, read_latent
+from bytebound.models.families.pieces import (
+    DEEPEST_STACK,
+    Experts,
+    Frame,
+    Ops,
+    attention,
+    column,
+    gated_mlp,
+    layers,
+    moe,
+    plain_mlp,
+    read_context,
+    read_depth,
+    read_experts,
+    read_frame,
+    text_tower,
+    whole,
+)
+from bytebound.models.families.recurrent import (
+    Delta,
+    Mamba,
+    Mamba2,
+    gated_delta,
+    kimi_delta,
+    lightning,
+    mamba,
+    mamba2,
+    read_delta,
+    short_conv,
+)
+from bytebound.models.families.sparse import (
+    draft_tower,
+    expert_active,
+    expert_count,
+    granite_experts,
+    per_layer,
+    read_draft,
+    sparse_layers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bytebound.models.families import Builder
+    from bytebound.models.keys import Keys
+
+MIXERS = {
+    "mamba": "mamba", "linear_attention": "mamba", "attention": "attention", "full_attention": "attention",
+    "moe": "moe", "mlp": "mlp", "hybrid": "hybrid", "conv": "conv",
+}  # fmt: skip
+"""What layer kinds are called in files, and here."""
+
+
+def layer_kinds(keys: Keys, depth: int, *, attending: Sequence[int] = ()) -> list[str]:
+    """Return the kind of every layer: ``layer_types`` under either name, or the numbers of the attending ones."""
+    name = "layers_block_type" if keys.has("layers_block_type") else "layer_types"
+    listed = keys.words(name)
+    keys.skip("layers_block_type", "layer_types")
+    if listed is None:
+        return ["attention" if index in attending else "mamba" for index in range(depth)]
+    for word in listed:
+        if word not in MIXERS:
+            raise keys.error(name, f"{word!r} is not a kind of layer this family has", f"use {', '.join(MIXERS)}")
+    return [MIXERS[word] for word in per_layer(keys, name, listed, depth)]
+
+
+def read_mamba(keys: Keys, hidden: int, *, prefix: str = "", norms: bool = False) -> Mamba:
+    """Read a first-generation state space; ``prefix`` is Jamba's ``mamba_``."""
+    inner = keys.int(f"{prefix}expand", 2, most=64) * hidden
+    if not prefix:
+        inner = keys.int("intermediate_size", inner, also=("d_inner",))
+    name = f"{prefix}dt_rank" if prefix else "time_step_rank"
+    automatic = keys.values.get(name, "auto") == "auto"
+    if automatic:
+        keys.skip(name)
+    return Mamba(
+        hidden,
+        inner,
+        keys.int(f"{prefix}d_state" if prefix else "state_size", 16, most=65536),
+        -(-hidden // 16) if automatic else keys.int(name),
+        keys.int(f"{prefix}d_conv" if prefix else "conv_kernel", 4, most=1024),
+        bias=keys.flag(f"{prefix}proj_bias" if prefix else "use_bias", default=False),
+        conv_bias=keys.flag(f"{prefix}conv_bias" if prefix else "use_conv_bias", default=True),
+        norms=norms,
+    )
+
+
+def state_space(keys: Keys) -> list[Tower]:
+    """Mamba and Falcon-Mamba: nothing but selective state spaces."""
+    hidden = keys.int("hidden_size", also=("d_model",))
+    keys.skip("ssm_cfg", "rms_norm", "fused_add_norm", "layer_types")
+    ops: Ops = (Norm("norm", hidden), *mamba(read_mamba(keys, hidden)))
+    blocks = layers([ops] * read_depth(keys), prefix="backbone.layers")
+    frame = Frame(keys.int("vocab_size"), keys.tied(default=True), embed="backbone.embeddings", norm="backbone.norm_f")
+    return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys))]
+
+
+def state_space2(keys: Keys) -> list[Tower]:
+    """Mamba-2 (and Mamba-Codestral): nothing but state-space duality layers."""
+    hidden = keys.int("hidden_size")
+    dim = keys.int("head_dim", 64)
+    expand = keys.int("expand", 2, most=64)
+    keys.skip("rms_norm", "time_step_rank", "intermediate_size", "layer_types", "norm_before_gate")
+    shape = Mamba2(
+        hidden,
+        keys.int("num_heads", expand * hidden // dim, most=65536),
+        dim,
+        keys.int("n_groups", 8, most=65536),
+        keys.int("state_size", 128, most=65536),
+        keys.int("conv_kernel", 4, most=1024),
+        bias=keys.flag("use_bias", default=False),
+        conv_bias=keys.flag("use_conv_bias", default=True),
+    )
+    ops: Ops = (Norm("norm", hidden), *mamba2(shape))
+    blocks = layers([ops] * read_depth(keys), prefix="backbone.layers")
+    frame = Frame(keys.int("vocab_size"), keys.tied(default=False), embed="backbone.embeddings", norm="backbone.norm_f")
+    return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys))]
+
+
+def jamba(keys: Keys) -> list[Tower]:
+    """Jamba: one attention in eight layers, experts in every second one."""
+    heads = read_dense_heads(keys, Recipe())
+    hidden, depth = heads.hidden, read_depth(keys)
+    period, offset = keys.int("attn_layer_period", 8, most=DEEPEST_STACK), keys.int("attn_layer_offset", 4, least=0)
+    every, start = keys.int("expert_layer_period", 2, most=DEEPEST_STACK), keys.int("expert_layer_offset", 1, least=0)
+    kinds = layer_kinds(keys, depth, attending=[i for i in range(depth) if i % period == offset])
+    shape = read_mamba(keys, hidden, prefix="mamba_", norms=True)
+    width, count = keys.int("intermediate_size"), expert_count(keys, "num_experts")
+    geometry = Experts(hidden, width, count, expert_active(keys, 2), prefix="feed_forward", gate="router")
+    experts, mlp = moe(read_experts(keys, geometry)), gated_mlp(hidden, width, prefix="feed_forward")
+
+    def layer(index: int) -> Ops:
+        mixer = attention(heads) if kinds[index] == "attention" else mamba(shape, prefix="mamba")
+        routed = count > 1 and index % every == start
+        return (Norm("input_layernorm", hidden), *mixer, Norm("pre_ff_layernorm", hidden), *(experts if routed else mlp))
+
+    frame = replace(read_frame(keys, tied=False), norm="model.final_layernorm")
+    return [text_tower(frame, layers(map(layer, range(depth))), hidden=hidden, context=read_context(keys))]
+
+
+def read_mamba2(keys: Keys, hidden: int, *, norm: bool = True) -> Mamba2:
+    """Read a Mamba-2 layer under the ``mamba_`` names of Bamba, Granite 4 and Falcon-H1."""
+    inner = keys.int("mamba_expand", 2, most=64) * hidden
+    inner = keys.int("mamba_d_ssm", inner)
+    count = keys.int("mamba_n_heads", 128, most=65536)
+    dim = 0 if keys.values.get("mamba_d_head") == "auto" else keys.maybe_int("mamba_d_head") or 0
+    keys.skip("mamba_d_head", "mamba_use_mlp")
+    return Mamba2(
+        hidden,
+        count,
+        dim or inner // count,
+        keys.int("mamba_n_groups", 1, most=65536),
+        keys.int("mamba_d_state", 256, most=65536),
+        keys.int("mamba_d_conv", 4, most=1024),
+        bias=keys.flag("mamba_proj_bias", default=False),
+        conv_bias=keys.flag("mamba_conv_bias", default=True),
+        norm=norm,
+    )
+
+
+def bamba(keys: Keys) -> list[Tower]:
+    """Bamba: Mamba-2 layers with attention at listed places."""
+    heads = read_dense_heads(keys, LLAMA)
+    hidden, depth = heads.hidden, read_depth(keys)
+    kinds = layer_kinds(keys, depth, attending=keys.ints("attn_layer_indices") or ())
+    mixers = {"attention": attention(heads), "mamba": mamba2(read_mamba2(keys, hidden), prefix="mamba")}
+    bias = keys.flag("mlp_bias", default=False)
+    mlp = gated_mlp(hidden, keys.int("intermediate_size"), prefix="feed_forward", bias=bias)
+    first, second = Norm("input_layernorm", hidden), Norm("pre_ff_layernorm", hidden)
+    blocks = layers((first, *mixers[kind], second, *mlp) for kind in kinds)
+    frame = replace(read_frame(keys, tied=False), norm="model.final_layernorm")
+    return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys))]
+
+
+def granite_hybrid(keys: Keys) -> list[Tower]:
+    """Granite 4: Mamba-2 and attention layers, each followed by experts and a shared MLP, or the MLP alone."""
+    heads = read_dense_heads(keys, LLAMA)
+    hidden, depth = heads.hidden, read_depth(keys)
+    kinds = layer_kinds(keys, depth)
+    mixers = {"attention": attention(heads), "mamba": mamba2(read_mamba2(keys, hidden), prefix="mamba")}
+    feed = granite_experts(keys, heads)
+    keys.skip("position_embedding_type", "attention_type", "init_method")
+    first, second = Norm("input_layernorm", hidden), Norm("post_attention_layernorm", hidden)
+    blocks = layers((first, *mixers[kind], second, *feed) for kind in kinds)
+    return [text_tower(read_frame(keys, tied=False), blocks, hidden=hidden, context=read_context(keys))]
+
+
+def falcon_h1(keys: Keys) -> list[Tower]:
+    """Falcon-H1: attention and Mamba-2 side by side in every layer."""
+    heads = read_dense_heads(keys, LLAMA)
+    hidden, depth = heads.hidden, read_depth(keys)
+    keys.skip("layer_types", "layers_block_type", "attn_layer_indices", "projectors_bias", "ssm_multipliers", "mlp_expansion_factor")
+    normed = keys.flag("mamba_rms_norm", default=False)
+    bias = keys.flag("mlp_bias", default=False)
+    ops: Ops = (
+        Norm("input_layernorm", hidden),
+        *mamba2(read_mamba2(keys, hidden, norm=normed), prefix="mamba"),
+        *attention(heads),
+        Norm("pre_ff_layernorm", hidden),
+        *gated_mlp(hidden, keys.int("intermediate_size"), prefix="feed_forward", bias=bias),
+    )
+    frame = replace(read_frame(keys, tied=False), norm="model.final_layernorm")
+    return [text_tower(frame, layers([ops] * depth), hidden=hidden, context=read_context(keys))]
+
+
+PATTERN = {"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"}
+"""Letters of Nemotron-H's ``hybrid_override_pattern``."""
+
+
+def nemotron_kinds(keys: Keys, name: str, listed: str) -> list[str]:
+    """Return the kinds of layers of a pattern, or of the list that newer configs write."""
+    if keys.has(listed):
+        keys.skip(name)
+        words = keys.words(listed) or ()
+        for word in words:
+            if word not in MIXERS:
+                raise keys.error(listed, f"{word!r} is not a kind of layer this family has", f"use {', '.join(MIXERS)}")
+        return [MIXERS[word] for word in words]
+    pattern = keys.word(name, "")
+    for letter in pattern:
+        if letter not in PATTERN:
+            raise keys.error(name, f"{letter!r} is not a kind of layer", f"use {' '.join(PATTERN)}")
+    if len(pattern) > DEEPEST_STACK:
+        raise keys.error(name, f"the pattern has {len(pattern)} layers", f"write at most {DEEPEST_STACK}")
+    return [PATTERN[letter] for letter in pattern]
+
+
+def nemotron_h(keys: Keys) -> list[Tower]:
+    """Nemotron-H and Nemotron 3: one mixer a layer, Mamba-2, attention, MLP or experts, as a pattern says."""
+    heads = read_dense_heads(keys, Recipe(qkv_bias="attention_bias", out_bias="attention_bias", head_dim=128))
+    hidden = heads.hidden
+    kinds = nemotron_kinds(keys, "hybrid_override_pattern", "layers_block_type")
+    depth = read_depth(keys, default=len(kinds))
+    kinds = list(per_layer(keys, "hybrid_override_pattern", kinds, depth))
+    keys.skip("expand", "time_step_rank", "use_bias", "moe_shared_expert_overlap")
+    shape = Mamba2(
+        hidden,
+        keys.int("mamba_num_heads", 128, most=65536),
+        keys.int("mamba_head_dim", 64),
+        keys.int("n_groups", 8, most=65536),
+        keys.int("ssm_state_size", 128, most=65536),
+        keys.int("conv_kernel", 4, most=1024),
+        bias=keys.flag("mamba_proj_bias", default=False) or keys.flag("use_bias", default=False),
+        conv_bias=keys.flag("use_conv_bias", default=True),
+    )
+    bias = keys.flag("mlp_bias", default=False)
+    ahead = read_draft(keys)
+    tails = nemotron_kinds(keys, "mtp_hybrid_override_pattern", "mtp_layers_block_type") or ["attention", "moe"]
+    mixers: dict[str, Ops] = {
+        "mamba": mamba2(shape),
+        "attention": attention(heads, prefix="mixer"),
+        "mlp": plain_mlp(hidden, keys.int("intermediate_size", 21504), prefix="mixer", bias=bias),
+        "moe": nemotron_experts(keys, hidden, bias=bias) if "moe" in kinds else (),
+    }
+    norm = Norm("norm", hidden)
+    blocks = layers(((norm, *mixers[kind]) for kind in kinds), prefix="backbone.layers")
+    frame = replace(read_frame(keys, tied=False), embed="backbone.embeddings", norm="backbone.norm_f")
+    tower = text_tower(frame, blocks, hidden=hidden, context=read_context(keys))
+    body: Ops = tuple(op for kind in tails for op in (norm, *mixers[kind]))
+    drafts = draft_tower(body, frame, hidden, ahead, index=0, shared=False, prefix="mtp.layers")
+    return [tower, *drafts]
+
+
+def nemotron_experts(keys: Keys, hidden: int, *, bias: bool) -> Ops:
+    """Return Nemotron 3's experts: two matrices each, in a narrower latent stream where the config has one."""
+    latent = keys.int("moe_latent_size", 0, least=0)
+    count, active = expert_count(keys, "n_routed_experts"), expert_active(keys)
+    width = keys.int("moe_intermediate_size")
+    read_experts(keys, Experts(hidden, width, count, active))
+    shared = keys.int("n_shared_experts", 1, least=0, most=1024) * keys.int("moe_shared_expert_intermediate_size", width)
+    inner = latent or hidden
+    ops: list[Operator] = [whole("mixer.gate", hidden, count, "router")]
+    if latent:
+        ops += [whole("mixer.fc1_latent_proj", hidden, latent, "mlp"), whole("mixer.fc2_latent_proj", latent, hidden, "mlp")]
+    ops += plain_mlp(inner, width, prefix="mixer.experts.{}", bias=bias, role="expert", copies=count, active=active)
+    if shared:
+        ops += plain_mlp(hidden, shared, prefix="mixer.shared_experts", bias=bias)
+    return tuple(ops)
+
+
+def qwen_hybrid(keys: Keys, *, split: bool, routed: bool) -> list[Tower]:
+    """Qwen3-Next and Qwen3.5: three gated delta layers, then one gated attention; experts or a dense MLP."""
+    recipe = Recipe(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", head_dim=256)
+    if split:
+        recipe = replace(recipe, saved=(2048, 40, 16, 2, 0, 248320) if routed else (4096, 32, 16, 4, 12288, 248320))
+    heads = read_dense_heads(keys, recipe)
+    hidden, depth = heads.hidden, read_depth(keys, saved=recipe.saved[1])
+    shape = read_delta(keys, hidden)
+    every = keys.int("full_attention_interval", 4, most=DEEPEST_STACK)
+    listed = [name == "attention" for name in layer_kinds(keys, depth, attending=range(every - 1, depth, every))]
+    keys.skip("attn_output_gate", "mlp_only_layers", "decoder_sparse_step", "use_sliding_window", "mtp_use_dedicated_embeddings")
+    dense = set(keys.ints("mlp_only_layers", most=DEEPEST_STACK) or ())
+    step = keys.int("decoder_sparse_step", 1, most=DEEPEST_STACK)
+    sparse = [routed and index not in dense and (index + 1) % step == 0 for index in range(depth)]
+    experts: Ops = ()
+    width = keys.maybe_int("intermediate_size")
+    if routed:
+        shared = keys.int("shared_expert_intermediate_size", 512, least=0)
+        geometry = Experts(
+            hidden,
+            keys.int("moe_intermediate_size", saved=512),
+            expert_count(keys, "num_experts", saved=256),
+            expert_active(keys, saved=8),
+            shared=shared,
+            shared_name="shared_expert",
+            shared_gate=shared > 0,
+        )
+        experts = moe(read_experts(keys, geometry))
+    elif width is None:
+        width = keys.int("intermediate_size", saved=recipe.saved[4])
+    mlp = gated_mlp(hidden, width) if width else ()
+    mixers = {True: attention(heads, gated=True), False: gated_delta(shape, split=split)}
+    first, second = Norm("input_layernorm", hidden), Norm("post_attention_layernorm", hidden)
+
+    def layer(*, attends: bool, mixes: bool) -> Ops:
+        return (first, *mixers[attends], second, *(experts if mixes else mlp))
+
+    blocks = layers(layer(attends=attends, mixes=mixes) for attends, mixes in zip(listed, sparse, strict=True))
+    frame = read_frame(keys, tied=False, saved_vocab=recipe.saved[5])
+    tower = text_tower(frame, blocks, hidden=hidden, context=read_context(keys))
+    ahead = keys.int("mtp_num_hidden_layers", 0 if split else 1, also=("num_nextn_predict_layers",), least=0, most=64)
+    body = layer(attends=True, mixes=routed)
+    return [tower, *draft_tower(body, frame, hidden, ahead, index=0, shared=False, prefix="mtp.layers")]
+
+
+def kimi_linear(keys: Keys) -> list[Tower]:
+    """Kimi Linear and the text of Kimi K3: delta attention with a latent attention layer in four, experts."""
+    latent = read_latent(keys)
+    hidden, depth = latent.hidden, read_depth(keys)
+    context = read_context(keys)
+    config = keys.maybe_child("linear_attn_config") or keys
+    nested = config is not keys
+    count = config.int("num_heads" if nested else "linear_num_heads", latent.heads, most=65536)
+    dim = config.int("head_dim" if nested else "linear_head_dim", 128)
+    kernel = config.int("short_conv_kernel_size" if nested else "linear_conv_kernel_dim", 4, most=1024)
+    full_gate = config.flag("use_full_rank_gate", default=False)
+    if nested:
+        attending = {index - 1 for index in config.ints("full_attn_layers", most=DEEPEST_STACK) or ()}
+        config.skip("kda_layers")
+        kinds = ["attention" if index in attending else "mamba" for index in range(depth)]
+    else:
+        kinds = layer_kinds(keys, depth, attending=range(3, depth, 4))
+    keys.skip("head_dim", "mla_use_nope", "attn_res_block_size", "latent_moe_use_norm")
+    attend = latent_attention(latent)
+    if keys.flag("mla_use_output_gate", default=False):
+        gate = column("self_attn.g_proj", hidden, latent.heads * latent.value, "attention", units=latent.heads)
+        attend = (*attend[:-1], gate, attend[-1])
+    delta = Delta(hidden, count, count, dim, dim, kernel)
+    mixers = {"attention": attend, "mamba": kimi_delta(delta, full_gate=full_gate)}
+    experts, mlp = kimi_experts(keys, hidden), gated_mlp(hidden, keys.int("intermediate_size"))
+    sparse = sparse_layers(keys, depth, dense_first=1)
+    first, second = Norm("input_layernorm", hidden), Norm("post_attention_layernorm", hidden)
+    made = {
+        key: (first, *mixers[key[0]], second, *(experts if key[1] else mlp)) for key in set(zip(kinds, sparse, strict=True))
+    }
+    blocks = layers(made[key] for key in zip(kinds, sparse, strict=True))
+    frame = read_frame(keys, tied=False)
+    tower = text_tower(frame, blocks, hidden=hidden, context=context)
+    return [tower, *draft_tower(made[kinds[-1], sparse[-1]], frame, hidden, read_draft(keys), index=depth)]
+
+
+def kimi_experts(keys: Keys, hidden: int) -> Ops:
+    """Return Kimi's experts, in a narrower latent stream where the config has one (Kimi K3)."""
+    width = keys.int("moe_intermediate_size")
+    shared = keys.int("num_shared_experts", 0, also=("n_shared_experts",), least=0, most=1024) * width
+    inner = keys.int("routed_expert_hidden_size", hidden)
+    names = ("num_experts", "n_routed_experts", "num_local_experts")
+    geometry = Experts(inner, width, expert_count(keys, *names), expert_active(keys), prefix="block_sparse_moe")
+    ops = moe(read_experts(keys, geometry))
+    router = whole("block_sparse_moe.gate", hidden, geometry.count, "router")
+    around: Ops = ()
+    if inner != hidden:
+        around = (
+            whole("block_sparse_moe.latent_down_proj", hidden, inner, "mlp"),
+            Norm("block_sparse_moe.latent_norm", inner),
+            whole("block_sparse_moe.latent_up_proj", inner, hidden, "mlp"),
+        )
+    extra = gated_mlp(hidden, shared, prefix="block_sparse_moe.shared_experts") if shared else ()
+    return (router, *around, *ops[1:], *extra)
+
+
+def minimax(keys: Keys) -> list[Tower]:
+    """MiniMax-Text-01 and M1: seven lightning layers, then one attention; experts in every layer."""
+    heads = read_dense_heads(keys, Recipe())
+    hidden, depth = heads.hidden, read_depth(keys)
+    flags = keys.ints("attn_type_list", most=1)
+    if flags is not None:
+        keys.skip("layer_types")
+        kinds = ["attention" if flag else "mamba" for flag in per_layer(keys, "attn_type_list", flags, depth)]
+    else:
+        kinds = layer_kinds(keys, depth, attending=range(0, depth, 2))
+    keys.skip("block_size", "postnorm", "block", "shared_moe_mode", "use_qk_norm", "sliding_window")
+    geometry = Experts(
+        hidden,
+        keys.int("intermediate_size"),
+        expert_count(keys, "num_local_experts", "num_experts"),
+        expert_active(keys, 2),
+        shared=keys.int("shared_intermediate_size", 0, least=0),
+        prefix="block_sparse_moe",
+        names=("w1", "w3", "w2"),
+        shared_name="shared_mlp",
+    )
+    experts = moe(read_experts(keys, geometry))
+    mixers = {"attention": attention(heads), "mamba": lightning(hidden, heads.heads, heads.dim)}
+    first, second = Norm("input_layernorm", hidden), Norm("post_attention_layernorm", hidden)
+    blocks = layers((first, *mixers[kind], second, *experts) for kind in kinds)
+    return [text_tower(read_frame(keys, tied=False), blocks, hidden=hidden, context=read_context(keys))]
+
+
+def lfm2(keys: Keys, *, routed: bool) -> list[Tower]:
+    """LFM2: short convolutions with attention in some layers; a dense MLP or experts."""
+    heads = replace(read_dense_heads(keys, Recipe()), qk_norm="head")
+    hidden, depth = heads.hidden, read_depth(keys)
+    every = keys.ints("full_attn_idxs", most=DEEPEST_STACK)
+    kinds = layer_kinds(keys, depth, attending=range(depth) if every is None else every)
+    kernel = keys.int("conv_L_cache", 3, most=1024)
+    bias = keys.flag("conv_bias", default=False)
+    keys.skip("block_dim", "conv_dim", "conv_dim_out", "conv_use_xavier_init", "block_mlp_init_scale", "block_norm_eps")
+    keys.skip("block_out_init_scale", "block_use_swiglu", "block_use_xavier_init", "num_attention_heads", "use_pos_enc")
+    width = keys.int("intermediate_size", also=("block_ff_dim",))
+    if keys.flag("block_auto_adjust_ff_dim", default=not routed):
+        multiple = keys.int("block_multiple_of", 256)
+        scaled = int(keys.number("block_ffn_dim_multiplier", 1.0) * int(2 * width / 3))
+        width = -(-scaled // multiple) * multiple
+    keys.skip("block_multiple_of", "block_ffn_dim_multiplier")
+    names = ("w1", "w3", "w2")
+    mlp = gated_mlp(hidden, width, prefix="feed_forward", names=names)
+    first = depth
+    experts: Ops = ()
+    if routed:
+        first = keys.int("num_dense_layers", 2, least=0, most=DEEPEST_STACK)
+        keys.skip("use_expert_bias")
+        inner, count = keys.int("moe_intermediate_size"), expert_count(keys, "num_experts")
+        geometry = Experts(hidden, inner, count, expert_active(keys), prefix="feed_forward", names=names)
+        experts = moe(read_experts(keys, geometry))
+    attends = attention(heads, names=("q_proj", "k_proj", "v_proj", "out_proj"), norms=("q_layernorm", "k_layernorm"))
+    mixers = {"attention": attends, "mamba": short_conv(hidden, kernel, bias=bias)}
+    mixers["conv"] = mixers["mamba"]
+    before, after = Norm("operator_norm", hidden), Norm("ffn_norm", hidden)
+    blocks = layers(
+        (before, *mixers[kind], after, *(mlp if index < first else experts)) for index, kind in enumerate(kinds)
+    )
+    frame = replace(read_frame(keys, tied=keys.flag("tie_embedding", default=True)), norm="model.embedding_norm")
+    return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys))]
+
+
+FAMILIES: dict[str, Builder] = {
+    "mamba": state_space,
+    "falcon_mamba": state_space,
+    "mamba2": state_space2,
+    "jamba": jamba,
+    "bamba": bamba,
+    "granitemoehybrid": granite_hybrid,
+    "falcon_h1": falcon_h1,
+    "nemotron_h": nemotron_h,
+    "qwen3_next": partial(qwen_hybrid, split=False, routed=True),
+    "qwen3_5_text": partial(qwen_hybrid, split=True, routed=False),
+    "qwen3_5_moe_text": partial(qwen_hybrid, split=True, routed=True),
+    "kimi_linear": kimi_linear,
+    "minimax": minimax,
+    "minimax_text_01": minimax,
+    "minimax_m1": minimax,
+    "MiniMaxText01": minimax,
+    "lfm2": partial(lfm2, routed=False),
+    "lfm2_moe": partial(lfm2, routed=True),
+}
+
