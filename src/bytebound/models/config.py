@@ -52,9 +52,7 @@ def build_architecture(values: Mapping[str, Any], *, file: str, name: str, text:
     return architecture
 
 
-def build_with_keys(
-    values: Mapping[str, Any], *, file: str, name: str, text: str = ""
-) -> tuple[Architecture, Keys]:
+def build_with_keys(values: Mapping[str, Any], *, file: str, name: str, text: str = "") -> tuple[Architecture, Keys]:
     """Build as ``build_architecture`` and return the reader too, which knows the keys that were consumed."""
     if depth(values) > DEEPEST:
         raise DocumentError(f"the object is nested deeper than {DEEPEST} levels", place=file, mend="check the file")

@@ -31,6 +31,10 @@ class Keys:
         path: where the object sits in the file, e.g. ``"text_config"``.
         text: the file's text, to find the line of a key (may be empty).
         parent: the object around it; a child is often written as differences to its class defaults.
+
+    Attributes:
+        seen: keys that were understood; ``valued`` are those whose value was used.
+        children: objects inside that were opened.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Keys:
         self.text = text
         self.parent = parent
         self.seen: set[str] = set()
+        self.valued: set[str] = set()
         self.children: dict[str, Keys] = {}
 
     # ---- places and errors
@@ -75,6 +80,7 @@ class Keys:
         """
         found = [(name, self.values[name]) for name in names if self.has(name)]
         self.seen.update(names)
+        self.valued.update(name for name, _ in found)
         if not found:
             return None
         for name, value in found[1:]:
@@ -123,9 +129,7 @@ class Keys:
             raise self.error(name, f"the key is missing{hint}", f"add {name!r}, a whole number of at least {least}")
         return default
 
-    def maybe_int(
-        self, name: str, *, also: Sequence[str] = (), least: int = 1, most: int = LARGEST
-    ) -> int | None:
+    def maybe_int(self, name: str, *, also: Sequence[str] = (), least: int = 1, most: int = LARGEST) -> int | None:
         """Return a whole number, or None when the key is missing or null; see ``int``."""
         value = self.take(name, *also)
         if value is None:
@@ -287,5 +291,7 @@ def finish(keys: Keys) -> tuple[str, ...]:
 
 def short(value: Any) -> str:
     """Return ``value`` as it was written, cut to a readable length."""
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else f"a number of {value.bit_length()} bits"
+    text = (
+        repr(value) if not isinstance(value, int) or abs(value) < 10**30 else f"a number of {value.bit_length()} bits"
+    )
     return text if len(text) <= 60 else f"{text[:57]}..."

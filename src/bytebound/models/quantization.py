@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bytebound.documents.architecture import Block, Conv, Embedding, Linear, Parameter, Tower
+from bytebound.documents.architecture import Attention, Block, Conv, Linear, Recurrence, Tower
 from bytebound.errors import UnknownNameError
 from bytebound.facts.formats import find_format
 from bytebound.models.patterns import matches
@@ -59,7 +60,9 @@ def checkpoint_dtype(keys: Keys) -> str:
     Raises:
         UnknownNameError: a dtype that is not known.
     """
-    inner = [keys.maybe_child(name) for name in ("text_config", "llm_config") if isinstance(keys.values.get(name), dict)]
+    inner = [
+        keys.maybe_child(name) for name in ("text_config", "llm_config") if isinstance(keys.values.get(name), dict)
+    ]
     for holder in filter(None, [keys, *inner]):
         for key in ("torch_dtype", "dtype"):
             named = holder.word(key, "").removeprefix("torch.")
@@ -90,14 +93,17 @@ def quantize(towers: Iterable[Tower], keys: Keys, *, dtype: str) -> list[Tower]:
 
 
 def _stored(operator: Operator, prefix: str, schemes: tuple[Scheme, ...], dtype: str) -> Operator:
-    if not isinstance(operator, (Linear, Conv, Embedding, Parameter)) or operator.stored != "bf16":
+    if isinstance(operator, (Attention, Recurrence)) or operator.stored != "bf16":
         return operator
+    stored = dtype
     if isinstance(operator, Linear):
         name = f"{prefix}{operator.name}"
-        for scheme in schemes:
-            if scheme.converts(name, operator.role):
-                return replace(operator, stored=scheme.format)
-    return operator if dtype == "bf16" else replace(operator, stored=dtype)
+        stored = next((scheme.format for scheme in schemes if scheme.converts(name, operator.role)), dtype)
+    if stored == dtype == "bf16":
+        return operator
+    if isinstance(operator, (Linear, Conv)):
+        return replace(operator, stored=stored, bias_stored=dtype)
+    return replace(operator, stored=stored)
 
 
 def checkpoint_bytes(architecture: Architecture, *, draft: bool = True) -> int:
@@ -110,8 +116,7 @@ def checkpoint_bytes(architecture: Architecture, *, draft: bool = True) -> int:
     total = 0
     for tensor in architecture.tensors(draft=draft):
         if not tensor.tied:
-            stored = architecture.dtype if tensor.stored == "bf16" else tensor.stored
-            total += find_format(stored).tensor_bytes(tensor.shape) * tensor.copies
+            total += find_format(tensor.stored).tensor_bytes(tensor.shape) * tensor.copies
     return total
 
 
@@ -148,6 +153,20 @@ def read_schemes(keys: Keys) -> tuple[Scheme, ...]:
             raise UnknownNameError("expert_dtype", experts, known, place=keys.place("expert_dtype"))
         found = (Scheme(known[experts], roles=("expert",), place=keys.place("expert_dtype")), *found)
     return found
+
+
+def compact_patterns(names: Iterable[str]) -> list[str]:
+    """Return module names with their layer numbers replaced by ``*`` where every layer of a kind is listed alike.
+
+    Lists of published checkpoints name the same modules in hundreds of layers; entries that differ in numbers only
+    become one pattern when at least four do.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name), []).append(name)
+    return sorted(
+        each for pattern, members in groups.items() for each in ([pattern] if len(members) > 3 else sorted(members))
+    )
 
 
 def _ignored(config: Keys, *names: str) -> tuple[str, ...]:

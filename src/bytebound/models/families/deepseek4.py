@@ -123,7 +123,13 @@ def attend(shape: Shape, ratio: int) -> Ops:
         Norm("self_attn.kv_norm", shape.dim),
         *(compressor(shape, ratio) if ratio else ()),
         *cores,
-        column("self_attn.o_a_proj", width // shape.o_groups, shape.o_groups * shape.o_rank, "attention", units=shape.o_groups),
+        column(
+            "self_attn.o_a_proj",
+            width // shape.o_groups,
+            shape.o_groups * shape.o_rank,
+            "attention",
+            units=shape.o_groups,
+        ),
         row("self_attn.o_b_proj", shape.o_groups * shape.o_rank, shape.hidden, "attention", units=shape.o_groups),
     )
 

@@ -54,7 +54,7 @@ class Recipe:
 
     Args:
         qkv_bias, out_bias, mlp_bias, head_bias: biases, or the key that tells.
-        bias_default: what a missing bias key means.
+        bias_defaults: what a missing key of the first three biases means.
         qk_norm: norms on queries and keys, as ``Heads.qk_norm``; ``qk_norm_key`` is the flag that turns them on.
         norms: where a layer's norms stand; ``norm_vectors`` is 1 for RMSNorm, 2 for LayerNorm, 0 for none learned.
         gated: whether the MLP has a gate; ``mlp_names`` are its matrices.
@@ -70,7 +70,7 @@ class Recipe:
     out_bias: Bias = False
     mlp_bias: Bias = False
     head_bias: Bias = False
-    bias_default: bool = False
+    bias_defaults: tuple[bool, bool, bool] = (False, False, False)
     qk_norm: Literal["none", "head", "all"] = "none"
     qk_norm_key: str = ""
     qk_norm_vectors: int = 1
@@ -95,16 +95,18 @@ def told(keys: Keys, bias: Bias, *, default: bool) -> bool:
 
 def read_dense_heads(keys: Keys, recipe: Recipe) -> Heads:
     """Read the attention's geometry with the family's biases and norms."""
-    heads = read_heads(keys, saved_hidden=recipe.saved[0], saved_heads=recipe.saved[2], kv_default=_saved_kv(keys, recipe))
+    heads = read_heads(
+        keys, saved_hidden=recipe.saved[0], saved_heads=recipe.saved[2], kv_default=_saved_kv(keys, recipe)
+    )
     if recipe.head_dim and not keys.has("head_dim"):
         heads = replace(heads, dim=recipe.head_dim, v_dim=recipe.head_dim)
     normed = recipe.qk_norm
-    if recipe.qk_norm_key and not keys.flag(recipe.qk_norm_key, default=False):
+    if normed != "none" and not keys.flag(recipe.qk_norm_key or "use_qk_norm", default=not recipe.qk_norm_key):
         normed = "none"
     return replace(
         heads,
-        bias=told(keys, recipe.qkv_bias, default=recipe.bias_default),
-        out_bias=told(keys, recipe.out_bias, default=recipe.bias_default),
+        bias=told(keys, recipe.qkv_bias, default=recipe.bias_defaults[0]),
+        out_bias=told(keys, recipe.out_bias, default=recipe.bias_defaults[1]),
         qk_norm=normed,
         qk_norm_vectors=recipe.qk_norm_vectors,
     )
@@ -146,9 +148,8 @@ def _slides(keys: Keys, recipe: Recipe, index: int, depth: int) -> bool:
     return bool((index + 1) % every) if every else False
 
 
-def norm_ops(recipe: Recipe, hidden: int, *, last_mlp: bool = False) -> tuple[Ops, Ops]:
+def norm_ops(recipe: Recipe, hidden: int) -> tuple[Ops, Ops]:
     """Return the norms that belong before and after the attention's output, in the order they run."""
-    del last_mlp
     names = NORMS[recipe.norms]
     ops: list[Operator] = [Norm(name, hidden, recipe.norm_vectors) for name in names]
     half = (len(ops) + 1) // 2
@@ -161,7 +162,7 @@ def dense(keys: Keys, recipe: Recipe) -> list[Tower]:
     depth = read_depth(keys, saved=recipe.saved[1])
     context = read_context(keys)
     width = keys.int("intermediate_size", also=("n_inner",), saved=recipe.saved[4])
-    bias = told(keys, recipe.mlp_bias, default=recipe.bias_default)
+    bias = told(keys, recipe.mlp_bias, default=recipe.bias_defaults[2])
     if recipe.gated:
         mlp = gated_mlp(heads.hidden, width, names=recipe.mlp_names, bias=bias)
     else:
@@ -184,20 +185,31 @@ LLAMA = Recipe(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="m
 MISTRAL = Recipe(windows="all", window=4096, saved=(4096, 32, 32, 8, 14336, 32000))
 QWEN2 = Recipe(qkv_bias=True, windows="qwen", saved=(4096, 32, 32, 32, 22016, 151936))
 QWEN3 = replace(QWEN2, qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", head_dim=128)
-GEMMA = Recipe(qkv_bias="attention_bias", out_bias="attention_bias", tied=True, head_dim=256, saved=(3072, 28, 16, 16, 24576, 256000))
+GEMMA = Recipe(
+    qkv_bias="attention_bias",
+    out_bias="attention_bias",
+    tied=True,
+    head_dim=256,
+    saved=(3072, 28, 16, 16, 24576, 256000),
+)
 OLMO2 = Recipe(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="all", norms="post")
 
 RECIPES = {
     "llama": LLAMA,
     "smollm3": replace(LLAMA, tied=True, windows="qwen"),
-    "seed_oss": Recipe(qkv_bias="attention_bias", out_bias="attention_out_bias", mlp_bias="mlp_bias", bias_default=False),
+    "seed_oss": Recipe(
+        qkv_bias="attention_bias",
+        out_bias="attention_out_bias",
+        mlp_bias="mlp_bias",
+        bias_defaults=(True, False, False),
+        head_dim=128,
+    ),
     "granite": LLAMA,
     "arcee": replace(LLAMA, gated=False),
-    "helium": Recipe(qkv_bias="attention_bias", out_bias=False),
-    "cwm": replace(LLAMA, windows="all", window=8192, bias_default=False),
+    "helium": Recipe(qkv_bias="attention_bias", head_dim=128),
+    "cwm": replace(LLAMA, windows="all", window=8192),
     "mistral": MISTRAL,
     "ministral": MISTRAL,
-    "ministral3": replace(MISTRAL, window=0, saved=(4096, 34, 32, 8, 14336, 131072)),
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "olmo": Recipe(qkv_bias="attention_bias", out_bias="attention_bias", norm_vectors=0),
@@ -205,14 +217,31 @@ RECIPES = {
     "olmo3": replace(OLMO2, windows="pattern", pattern=4, window=4096),
     "exaone4": Recipe(qk_norm="head", norms="post", windows="pattern", pattern=4, window=4096),
     "gemma": GEMMA,
-    "gemma2": replace(GEMMA, norms="sandwich", windows="alternate", pattern=2, window=4096, saved=(2304, 26, 8, 4, 9216, 256000)),
+    "gemma2": replace(
+        GEMMA, norms="sandwich", windows="alternate", pattern=2, window=4096, saved=(2304, 26, 8, 4, 9216, 256000)
+    ),
     "vaultgemma": replace(GEMMA, windows="alternate", pattern=2, window=4096, saved=(2304, 26, 8, 4, 9216, 256000)),
     "gemma3_text": replace(
-        GEMMA, norms="sandwich", qk_norm="head", windows="pattern", pattern=6, window=4096, saved=(2304, 26, 8, 4, 9216, 262208)
+        GEMMA,
+        norms="sandwich",
+        qk_norm="head",
+        windows="pattern",
+        pattern=6,
+        window=4096,
+        saved=(2304, 26, 8, 4, 9216, 262208),
     ),
-    "glm": Recipe(qkv_bias="attention_bias", bias_default=True, mlp_names=("gate_up_proj", "down_proj"), head_dim=128),
+    "glm": Recipe(
+        qkv_bias="attention_bias",
+        bias_defaults=(True, True, True),
+        mlp_names=("gate_up_proj", "down_proj"),
+        head_dim=128,
+    ),
     "glm4": Recipe(
-        qkv_bias="attention_bias", bias_default=True, mlp_names=("gate_up_proj", "down_proj"), norms="glm4", head_dim=128
+        qkv_bias="attention_bias",
+        bias_defaults=(True, True, True),
+        mlp_names=("gate_up_proj", "down_proj"),
+        norms="glm4",
+        head_dim=128,
     ),
     "phi3": Recipe(
         windows="all",
@@ -227,7 +256,7 @@ RECIPES = {
         qkv_bias="use_bias",
         out_bias="use_bias",
         mlp_bias="use_bias",
-        bias_default=True,
+        bias_defaults=(True, True, True),
         norm_vectors=2,
         gated=False,
         mlp_names=("c_fc", "c_proj"),
@@ -243,21 +272,41 @@ RECIPES = {
         tied=True,
     ),
     "cohere2": Recipe(
-        qkv_bias="attention_bias", out_bias="attention_bias", norms="parallel", tied=True, windows="pattern", pattern=4, window=4096
+        qkv_bias="attention_bias",
+        out_bias="attention_bias",
+        norms="parallel",
+        tied=True,
+        windows="pattern",
+        pattern=4,
+        window=4096,
     ),
     "stablelm": Recipe(
-        qkv_bias="use_qkv_bias", norm_vectors=2, qk_norm="all", qk_norm_key="qk_layernorm", saved=(2560, 32, 32, 32, 6912, 50304)
+        qkv_bias="use_qkv_bias",
+        norm_vectors=2,
+        qk_norm="all",
+        qk_norm_key="qk_layernorm",
+        saved=(2560, 32, 32, 32, 6912, 50304),
     ),
     "nemotron": Recipe(
         qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", norm_vectors=2, gated=False
     ),
-    "ernie4_5": Recipe(qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", tied=True),
+    "ernie4_5": Recipe(qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", tied=True, head_dim=128),
     "hunyuan_v1_dense": replace(LLAMA, qk_norm="head", mlp_bias=False),
-    "internlm3": Recipe(qkv_bias="qkv_bias", out_bias="bias", mlp_bias="bias"),
-    "bitnet": LLAMA,
+    "internlm3": Recipe(qkv_bias="qkv_bias", out_bias="bias", mlp_bias="bias", head_dim=128),
 }
 """Families that are a table row; a family that needs code has a function instead."""
 
 FAMILIES: dict[str, Builder] = {name: partial(dense, recipe=recipe) for name, recipe in RECIPES.items()}
 
-__all__ = ["FAMILIES", "LLAMA", "QWEN2", "QWEN3", "Frame", "Recipe", "dense", "norm_ops", "read_dense_heads", "read_spans"]
+__all__ = [
+    "FAMILIES",
+    "LLAMA",
+    "QWEN2",
+    "QWEN3",
+    "Frame",
+    "Recipe",
+    "dense",
+    "norm_ops",
+    "read_dense_heads",
+    "read_spans",
+]

@@ -86,7 +86,16 @@ def gemma3n(keys: Keys) -> list[Tower]:
     bias = keys.flag("attention_bias", default=False)
     dim = keys.int("head_dim", 256)
     groups = keys.int("num_key_value_heads", 2, most=65536)
-    heads = Heads(hidden, keys.int("num_attention_heads", 8, most=65536), groups, dim, dim, bias=bias, out_bias=bias, qk_norm="head")
+    heads = Heads(
+        hidden,
+        keys.int("num_attention_heads", 8, most=65536),
+        groups,
+        dim,
+        dim,
+        bias=bias,
+        out_bias=bias,
+        qk_norm="head",
+    )
     window = keys.int("sliding_window", 512)
     if isinstance(keys.values.get("intermediate_size"), list):
         listed = keys.ints("intermediate_size", least=1) or ()

@@ -112,6 +112,7 @@ def state_space2(keys: Keys) -> list[Tower]:
     dim = keys.int("head_dim", 64)
     expand = keys.int("expand", 2, most=64)
     keys.skip("rms_norm", "time_step_rank", "intermediate_size", "layer_types", "norm_before_gate")
+    bias = keys.flag("use_bias", default=False)
     shape = Mamba2(
         hidden,
         keys.int("num_heads", expand * hidden // dim, most=65536),
@@ -119,8 +120,9 @@ def state_space2(keys: Keys) -> list[Tower]:
         keys.int("n_groups", 8, most=65536),
         keys.int("state_size", 128, most=65536),
         keys.int("conv_kernel", 4, most=1024),
-        bias=keys.flag("use_bias", default=False),
+        bias=bias,
         conv_bias=keys.flag("use_conv_bias", default=True),
+        out_bias=bias,
     )
     ops: Ops = (Norm("norm", hidden), *mamba2(shape))
     blocks = layers([ops] * read_depth(keys), prefix="backbone.layers")
@@ -143,7 +145,12 @@ def jamba(keys: Keys) -> list[Tower]:
     def layer(index: int) -> Ops:
         mixer = attention(heads) if kinds[index] == "attention" else mamba(shape, prefix="mamba")
         routed = count > 1 and index % every == start
-        return (Norm("input_layernorm", hidden), *mixer, Norm("pre_ff_layernorm", hidden), *(experts if routed else mlp))
+        return (
+            Norm("input_layernorm", hidden),
+            *mixer,
+            Norm("pre_ff_layernorm", hidden),
+            *(experts if routed else mlp),
+        )
 
     frame = replace(read_frame(keys, tied=False), norm="model.final_layernorm")
     return [text_tower(frame, layers(map(layer, range(depth))), hidden=hidden, context=read_context(keys))]
@@ -156,6 +163,7 @@ def read_mamba2(keys: Keys, hidden: int, *, norm: bool = True) -> Mamba2:
     count = keys.int("mamba_n_heads", 128, most=65536)
     dim = 0 if keys.values.get("mamba_d_head") == "auto" else keys.maybe_int("mamba_d_head") or 0
     keys.skip("mamba_d_head", "mamba_use_mlp")
+    bias = keys.flag("mamba_proj_bias", default=False)
     return Mamba2(
         hidden,
         count,
@@ -163,9 +171,10 @@ def read_mamba2(keys: Keys, hidden: int, *, norm: bool = True) -> Mamba2:
         keys.int("mamba_n_groups", 1, most=65536),
         keys.int("mamba_d_state", 256, most=65536),
         keys.int("mamba_d_conv", 4, most=1024),
-        bias=keys.flag("mamba_proj_bias", default=False),
+        bias=bias,
         conv_bias=keys.flag("mamba_conv_bias", default=True),
         norm=norm,
+        out_bias=bias,
     )
 
 
@@ -200,12 +209,13 @@ def falcon_h1(keys: Keys) -> list[Tower]:
     """Falcon-H1: attention and Mamba-2 side by side in every layer."""
     heads = read_dense_heads(keys, LLAMA)
     hidden, depth = heads.hidden, read_depth(keys)
-    keys.skip("layer_types", "layers_block_type", "attn_layer_indices", "projectors_bias", "ssm_multipliers", "mlp_expansion_factor")
+    keys.skip("layer_types", "layers_block_type", "attn_layer_indices", "ssm_multipliers", "mlp_expansion_factor")
     normed = keys.flag("mamba_rms_norm", default=False)
+    shape = replace(read_mamba2(keys, hidden, norm=normed), out_bias=keys.flag("projectors_bias", default=False))
     bias = keys.flag("mlp_bias", default=False)
     ops: Ops = (
         Norm("input_layernorm", hidden),
-        *mamba2(read_mamba2(keys, hidden, norm=normed), prefix="mamba"),
+        *mamba2(shape, prefix="mamba"),
         *attention(heads),
         Norm("pre_ff_layernorm", hidden),
         *gated_mlp(hidden, keys.int("intermediate_size"), prefix="feed_forward", bias=bias),
@@ -244,6 +254,7 @@ def nemotron_h(keys: Keys) -> list[Tower]:
     depth = read_depth(keys, default=len(kinds))
     kinds = list(per_layer(keys, "hybrid_override_pattern", kinds, depth))
     keys.skip("expand", "time_step_rank", "use_bias", "moe_shared_expert_overlap")
+    projected = keys.flag("mamba_proj_bias", default=False) or keys.flag("use_bias", default=False)
     shape = Mamba2(
         hidden,
         keys.int("mamba_num_heads", 128, most=65536),
@@ -251,8 +262,9 @@ def nemotron_h(keys: Keys) -> list[Tower]:
         keys.int("n_groups", 8, most=65536),
         keys.int("ssm_state_size", 128, most=65536),
         keys.int("conv_kernel", 4, most=1024),
-        bias=keys.flag("mamba_proj_bias", default=False) or keys.flag("use_bias", default=False),
+        bias=projected,
         conv_bias=keys.flag("use_conv_bias", default=True),
+        out_bias=projected,
     )
     bias = keys.flag("mlp_bias", default=False)
     ahead = read_draft(keys)
@@ -278,11 +290,16 @@ def nemotron_experts(keys: Keys, hidden: int, *, bias: bool) -> Ops:
     count, active = expert_count(keys, "n_routed_experts"), expert_active(keys)
     width = keys.int("moe_intermediate_size")
     read_experts(keys, Experts(hidden, width, count, active))
-    shared = keys.int("n_shared_experts", 1, least=0, most=1024) * keys.int("moe_shared_expert_intermediate_size", width)
+    shared = keys.int("n_shared_experts", 1, least=0, most=1024) * keys.int(
+        "moe_shared_expert_intermediate_size", width
+    )
     inner = latent or hidden
     ops: list[Operator] = [whole("mixer.gate", hidden, count, "router")]
     if latent:
-        ops += [whole("mixer.fc1_latent_proj", hidden, latent, "mlp"), whole("mixer.fc2_latent_proj", latent, hidden, "mlp")]
+        ops += [
+            whole("mixer.fc1_latent_proj", hidden, latent, "mlp"),
+            whole("mixer.fc2_latent_proj", latent, hidden, "mlp"),
+        ]
     ops += plain_mlp(inner, width, prefix="mixer.experts.{}", bias=bias, role="expert", copies=count, active=active)
     if shared:
         ops += plain_mlp(hidden, shared, prefix="mixer.shared_experts", bias=bias)
@@ -299,7 +316,13 @@ def qwen_hybrid(keys: Keys, *, split: bool, routed: bool) -> list[Tower]:
     shape = read_delta(keys, hidden)
     every = keys.int("full_attention_interval", 4, most=DEEPEST_STACK)
     listed = [name == "attention" for name in layer_kinds(keys, depth, attending=range(every - 1, depth, every))]
-    keys.skip("attn_output_gate", "mlp_only_layers", "decoder_sparse_step", "use_sliding_window", "mtp_use_dedicated_embeddings")
+    keys.skip(
+        "attn_output_gate",
+        "mlp_only_layers",
+        "decoder_sparse_step",
+        "use_sliding_window",
+        "mtp_use_dedicated_embeddings",
+    )
     dense = set(keys.ints("mlp_only_layers", most=DEEPEST_STACK) or ())
     step = keys.int("decoder_sparse_step", 1, most=DEEPEST_STACK)
     sparse = [routed and index not in dense and (index + 1) % step == 0 for index in range(depth)]
@@ -362,7 +385,8 @@ def kimi_linear(keys: Keys) -> list[Tower]:
     sparse = sparse_layers(keys, depth, dense_first=1)
     first, second = Norm("input_layernorm", hidden), Norm("post_attention_layernorm", hidden)
     made = {
-        key: (first, *mixers[key[0]], second, *(experts if key[1] else mlp)) for key in set(zip(kinds, sparse, strict=True))
+        key: (first, *mixers[key[0]], second, *(experts if key[1] else mlp))
+        for key in set(zip(kinds, sparse, strict=True))
     }
     blocks = layers(made[key] for key in zip(kinds, sparse, strict=True))
     frame = read_frame(keys, tied=False)
@@ -475,4 +499,3 @@ FAMILIES: dict[str, Builder] = {
     "lfm2": partial(lfm2, routed=False),
     "lfm2_moe": partial(lfm2, routed=True),
 }
-

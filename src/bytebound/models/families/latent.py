@@ -135,8 +135,15 @@ def read_indexer(keys: Keys) -> Indexer | None:
     return Indexer(keys.int("index_n_heads", most=65536), keys.int("index_head_dim"), keys.int("index_topk"))
 
 
-def deepseek(keys: Keys, *, dense_first: int = 0, shared: int = 0, drafts: int = 0) -> list[Tower]:
-    """DeepSeek V2, V3, V3.2, Kimi K2, GLM-4.7-Flash and GLM-5: latent attention, dense layers first, shared experts."""
+def deepseek(keys: Keys, *, dense_first: int = 0, shared: int = 0, copied: bool = True) -> list[Tower]:
+    """DeepSeek V2, V3, V3.2, Kimi K2, GLM-4.7-Flash and GLM-5: latent attention, dense layers first, shared experts.
+
+    Args:
+        keys: the config.
+        dense_first: first layers without experts, where the config does not say.
+        shared: shared experts, where the config does not say.
+        copied: whether the checkpoint's prediction layer holds copies of embedding and head (GLM-5's does not).
+    """
     shape = read_latent(keys)
     depth = read_depth(keys)
     context = read_context(keys)
@@ -148,8 +155,8 @@ def deepseek(keys: Keys, *, dense_first: int = 0, shared: int = 0, drafts: int =
     made: dict[bool, Ops] = {flag: (first, *attend, second, *(experts if flag else mlp)) for flag in (False, True)}
     frame = read_frame(keys, tied=False)
     tower = text_tower(frame, layers(made[flag] for flag in sparse), hidden=shape.hidden, context=context)
-    ahead = keys.int("num_nextn_predict_layers", drafts, least=0, most=64) if drafts else read_draft(keys)
-    return [tower, *draft_tower(made[True], frame, shape.hidden, ahead, index=depth)]
+    drafts = draft_tower(made[True], frame, shape.hidden, read_draft(keys), index=depth, shared=copied)
+    return [tower, *drafts]
 
 
 def dense_latent(keys: Keys) -> list[Tower]:
@@ -195,7 +202,7 @@ FAMILIES: dict[str, Builder] = {
     "deepseek_v3": partial(deepseek, dense_first=3, shared=1),
     "deepseek_v32": partial(deepseek, dense_first=3, shared=1),
     "kimi_k2": partial(deepseek, dense_first=3, shared=1),
-    "glm_moe_dsa": partial(deepseek, dense_first=3, shared=1),
+    "glm_moe_dsa": partial(deepseek, dense_first=3, shared=1, copied=False),
     "glm4_moe_lite": partial(deepseek, dense_first=1, shared=1),
     "minicpm3": dense_latent,
     "youtu": dense_latent,

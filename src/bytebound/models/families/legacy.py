@@ -180,7 +180,9 @@ def opt(keys: Keys) -> list[Tower]:
         keys.int("vocab_size"),
         keys.tied(default=True),
         embed="model.decoder.embed_tokens",
-        norm="model.decoder.final_layer_norm" if before and not keys.flag("_remove_final_layer_norm", default=False) else "",
+        norm="model.decoder.final_layer_norm"
+        if before and not keys.flag("_remove_final_layer_norm", default=False)
+        else "",
         norm_vectors=vectors,
         extra=extra,
         embed_width=embed,
@@ -223,7 +225,13 @@ def falcon(keys: Keys) -> list[Tower]:
     parallel = keys.flag("parallel_attn", default=True)
     two = new and (keys.maybe_int("num_ln_in_parallel_attn", most=2) or 2) == 2
     heads = full_heads(keys, bias=bias, kv_heads=groups if new else 1 if multi else count)
-    names = ("ln_attn", "ln_mlp") if two else ("input_layernorm",) if parallel else ("input_layernorm", "post_attention_layernorm")
+    names = (
+        ("ln_attn", "ln_mlp")
+        if two
+        else ("input_layernorm",)
+        if parallel
+        else ("input_layernorm", "post_attention_layernorm")
+    )
     norms = tuple(Norm(name, hidden, 2) for name in names)
     width = keys.int("ffn_hidden_size", 4 * hidden)
     keys.skip("alibi")
@@ -321,9 +329,7 @@ def qwen1(keys: Keys) -> list[Tower]:
         replace(up[0], name="mlp.w2"),
         *up,
     )
-    frame = Frame(
-        keys.int("vocab_size"), keys.tied(default=False), embed="transformer.wte", norm="transformer.ln_f"
-    )
+    frame = Frame(keys.int("vocab_size"), keys.tied(default=False), embed="transformer.wte", norm="transformer.ln_f")
     blocks = layers([ops] * read_depth(keys), prefix="transformer.h")
     return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys))]
 

@@ -49,9 +49,11 @@ def minimax_m2(keys: Keys) -> list[Tower]:
 
     The config speaks of prediction modules; the published checkpoint holds none (its total is main model and scales).
     """
-    recipe = Recipe(qk_norm="all", qk_norm_key="use_qk_norm") if "use_qk_norm" in keys.values else Recipe(qk_norm="all")
+    recipe = Recipe(qk_norm="all", head_dim=128)
     heads = read_dense_heads(keys, recipe)
-    keys.skip("use_mtp", "mtp_transformer_layers", "num_mtp_modules", "qk_norm_type", "use_routing_bias", "attn_type_list")
+    keys.skip(
+        "use_mtp", "mtp_transformer_layers", "num_mtp_modules", "qk_norm_type", "use_routing_bias", "attn_type_list"
+    )
     width = keys.int("intermediate_size")
     geometry = Experts(
         heads.hidden,
@@ -73,7 +75,14 @@ def minimax_m3(keys: Keys) -> list[Tower]:
     depth = read_depth(keys)
     context = read_context(keys)
     sparse = sparse_layers(keys, depth)
-    keys.skip("n_shared_experts", "use_qk_norm", "qk_norm_type", "num_mtp_modules", "attention_output_gate", "use_routing_bias")
+    keys.skip(
+        "n_shared_experts",
+        "use_qk_norm",
+        "qk_norm_type",
+        "num_mtp_modules",
+        "attention_output_gate",
+        "use_routing_bias",
+    )
     geometry = Experts(
         heads.hidden,
         keys.int("moe_intermediate_size", also=("intermediate_size",)),
@@ -107,7 +116,9 @@ def minimax_m3(keys: Keys) -> list[Tower]:
         if selects:
             flop = 2 * index * dim
             attend = tuple(
-                replace(op, selected=top, index_elements=float(dim), index_flop=flop) if isinstance(op, Attention) else op
+                replace(op, selected=top, index_elements=float(dim), index_flop=flop)
+                if isinstance(op, Attention)
+                else op
                 for op in (*indexed, *attend)
             )
         return (*first, *attend, *second, *(experts if routed else mlp))
@@ -191,7 +202,15 @@ def step3(keys: Keys) -> list[Tower]:
     swa = replace(swa, heads=keys.int("num_sliding_attention_heads", swa.heads, most=65536), v_dim=swa.dim)
     depth = read_depth(keys)
     context = read_context(keys)
-    keys.skip("use_head_wise_attn_gate", "use_moe", "moe_every_n_layer", "share_q_dim", "need_fp32_gate", "use_qk_norm", "use_swa")
+    keys.skip(
+        "use_head_wise_attn_gate",
+        "use_moe",
+        "moe_every_n_layer",
+        "share_q_dim",
+        "need_fp32_gate",
+        "use_qk_norm",
+        "use_swa",
+    )
     sparse = [index >= 3 for index in range(depth)]
     if "moe_layers_enum" in keys.values:
         listed = str(keys.take("moe_layers_enum"))
@@ -225,7 +244,9 @@ def step3(keys: Keys) -> list[Tower]:
 
 def llama4_text(keys: Keys) -> list[Tower]:
     """Llama 4: chunked attention in three layers of four, experts every ``interleave_moe_layer_step`` layers."""
-    heads = read_dense_heads(keys, Recipe(qkv_bias="attention_bias", out_bias="attention_bias", saved=(5120, 48, 40, 8, 8192, 202048)))
+    heads = read_dense_heads(
+        keys, Recipe(qkv_bias="attention_bias", out_bias="attention_bias", saved=(5120, 48, 40, 8, 8192, 202048))
+    )
     if not keys.has("head_dim"):
         heads = replace(heads, dim=128, v_dim=128)
     depth = read_depth(keys, saved=48)
@@ -274,7 +295,9 @@ def dbrx(keys: Keys) -> list[Tower]:
     groups = inner.int("kv_n_heads", 1, most=65536)
     inner.skip("clip_qkv")
     heads = Heads(hidden, count, groups, hidden // count, hidden // count)
-    ffn.skip("ffn_act_fn", "moe_loss_weight", "moe_jitter_eps", "moe_normalize_expert_weights", "uniform_expert_assignment")
+    ffn.skip(
+        "ffn_act_fn", "moe_loss_weight", "moe_jitter_eps", "moe_normalize_expert_weights", "uniform_expert_assignment"
+    )
     geometry = Experts(
         hidden,
         ffn.int("ffn_hidden_size"),
@@ -328,7 +351,13 @@ def ling(keys: Keys) -> list[Tower]:
     depth = read_depth(keys)
     sparse = sparse_layers(keys, depth)
     experts, mlp = shared_moe(keys, heads.hidden, names=("num_experts",))
-    keys.skip("moe_router_enable_expert_bias", "norm_head", "norm_softmax", "use_expert_bias", "moe_shared_expert_intermediate_size")
+    keys.skip(
+        "moe_router_enable_expert_bias",
+        "norm_head",
+        "norm_softmax",
+        "use_expert_bias",
+        "moe_shared_expert_intermediate_size",
+    )
     frame = read_frame(keys, tied=False)
     tower, made = sparse_decoder(keys, recipe, heads=heads, sparse=sparse, experts=experts, mlp=mlp, frame=frame)
     body = made[next(iter(made))[0], next(iter(made))[1], sparse[-1]]
@@ -337,7 +366,13 @@ def ling(keys: Keys) -> list[Tower]:
 
 def afmoe(keys: Keys) -> list[Tower]:
     """AFMoE (Trinity): four norms a layer, a gate on attention's output, windows in three layers of four."""
-    recipe = Recipe(qk_norm="head", windows="pattern", pattern=keys.int("global_attn_every_n_layers", 4), window=1024, norms="sandwich")
+    recipe = Recipe(
+        qk_norm="head",
+        windows="pattern",
+        pattern=keys.int("global_attn_every_n_layers", 4),
+        window=1024,
+        norms="sandwich",
+    )
     heads = read_dense_heads(keys, recipe)
     gate = column("self_attn.gate_proj", heads.hidden, heads.q_width, "attention", units=heads.heads)
     width = keys.int("moe_intermediate_size")
@@ -402,7 +437,10 @@ def decilm(keys: Keys) -> list[Tower]:
 
 def apertus(keys: Keys) -> list[Tower]:
     """Apertus: an MLP whose activation learns two values, and norms under other names."""
-    (tower,) = dense(keys, Recipe(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", gated=False, qk_norm="head"))
+    (tower,) = dense(
+        keys,
+        Recipe(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", gated=False, qk_norm="head"),
+    )
     learned: Ops = (Parameter("mlp.act_fn.alpha_p", (1,)), Parameter("mlp.act_fn.alpha_n", (1,)))
     names = {"input_layernorm": "attention_layernorm", "post_attention_layernorm": "feedforward_layernorm"}
     blocks = tuple(
@@ -435,4 +473,3 @@ FAMILIES: dict[str, Builder] = {
     "nemotron_nas": decilm,
     "apertus": apertus,
 }
-

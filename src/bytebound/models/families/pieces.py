@@ -145,7 +145,12 @@ def attention(
         units=heads.heads,
         bias=heads.out_bias,
     )
-    return (*_projections(heads, q_width, prefix, names, cached=cached), *_qk_norms(heads, prefix, norms, cached), core, out)
+    return (
+        *_projections(heads, q_width, prefix, names, cached=cached),
+        *_qk_norms(heads, prefix, norms, cached),
+        core,
+        out,
+    )
 
 
 def _projections(heads: Heads, q_width: int, prefix: str, names: Sequence[str], *, cached: bool) -> Ops:
@@ -252,7 +257,9 @@ def read_experts(keys: Keys, experts: Experts) -> Experts:
     """Return the experts checked: a token cannot visit more than there are."""
     if experts.active > experts.count:
         message = f"a token visits {experts.active} of {experts.count} experts"
-        key = next((key for key in ("num_experts_per_tok", "top_k_experts", "moe_topk") if keys.has(key)), "num_experts")
+        key = next(
+            (key for key in ("num_experts_per_tok", "top_k_experts", "moe_topk") if keys.has(key)), "num_experts"
+        )
         raise keys.error(key, message, "write at most the number of experts")
     return experts
 

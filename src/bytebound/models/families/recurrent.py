@@ -79,6 +79,7 @@ class Mamba2:
         kernel: length of the short convolution.
         bias, conv_bias: biases on the projections and on the convolution.
         norm: whether the output is normalised with learned weights.
+        out_bias: bias on the output projection.
     """
 
     hidden: int
@@ -90,6 +91,7 @@ class Mamba2:
     bias: bool = False
     conv_bias: bool = True
     norm: bool = True
+    out_bias: bool = False
 
 
 def mamba2(shape: Mamba2, *, prefix: str = "mixer") -> Ops:
@@ -114,7 +116,7 @@ def mamba2(shape: Mamba2, *, prefix: str = "mixer") -> Ops:
             flop_per_token=5.0 * inner * shape.state + 2.0 * inner,
         ),
         *((Norm(f"{prefix}.norm", inner),) if shape.norm else ()),
-        row(f"{prefix}.out_proj", inner, shape.hidden, "mixer", units=shape.heads, bias=shape.bias),
+        row(f"{prefix}.out_proj", inner, shape.hidden, "mixer", units=shape.heads, bias=shape.out_bias),
     )
 
 
@@ -162,7 +164,12 @@ def gated_delta(shape: Delta, *, split: bool, prefix: str = "linear_attn") -> Op
         return (column(f"{prefix}.{name}", shape.hidden, width, "mixer", units=units),)
 
     if split:
-        parts = {"in_proj_qkv": mixed, "in_proj_z": values, "in_proj_b": shape.value_heads, "in_proj_a": shape.value_heads}
+        parts = {
+            "in_proj_qkv": mixed,
+            "in_proj_z": values,
+            "in_proj_b": shape.value_heads,
+            "in_proj_a": shape.value_heads,
+        }
     else:
         parts = {"in_proj_qkvz": mixed + values, "in_proj_ba": 2 * shape.value_heads}
     return (

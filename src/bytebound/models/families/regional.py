@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bytebound.documents.architecture import Norm
+from bytebound.models.families import registry
 from bytebound.models.families.dense import LLAMA, Recipe, dense
 from bytebound.models.families.pieces import (
     Frame,
@@ -91,22 +92,42 @@ def exaone(keys: Keys) -> list[Tower]:
     return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys))]
 
 
-BIASED = Recipe(qkv_bias="bias", out_bias="bias", bias_default=True)
+def ministral3(keys: Keys) -> list[Tower]:
+    """Ministral 3, whose whole model and whose text model both carry this name."""
+    if keys.has("text_config"):
+        return registry()["mistral3"](keys)
+    return dense(keys, MINISTRAL3)
+
+
+MINISTRAL3 = Recipe(windows="all", saved=(4096, 34, 32, 8, 14336, 131072))
+BIASED = Recipe(qkv_bias="bias", out_bias="bias", bias_defaults=(True, True, True))
 
 FAMILIES: dict[str, Builder] = {
     "chatglm": chatglm,
     "internlm2": internlm2,
     "internlm": partial(dense, recipe=BIASED),
     "exaone": exaone,
+    "ministral3": ministral3,
     "baichuan": partial(dense, recipe=Recipe(qkv_names=("W_pack", "o_proj"))),
     "minicpm": partial(dense, recipe=replace(LLAMA, tied=True)),
     "xverse": partial(dense, recipe=LLAMA),
     "aquila": partial(dense, recipe=LLAMA),
     "Yi": partial(dense, recipe=LLAMA),
     "orion": partial(dense, recipe=Recipe(qkv_bias="attention_bias", out_bias="attention_bias", norm_vectors=2)),
-    "qwen2_vl_text": partial(dense, recipe=Recipe(qkv_bias=True, windows="qwen", saved=(8192, 80, 64, 8, 29568, 152064))),
-    "qwen2_5_vl_text": partial(dense, recipe=Recipe(qkv_bias=True, windows="qwen", saved=(8192, 80, 64, 8, 29568, 152064))),
+    "qwen2_vl_text": partial(
+        dense, recipe=Recipe(qkv_bias=True, windows="qwen", saved=(8192, 80, 64, 8, 29568, 152064))
+    ),
+    "qwen2_5_vl_text": partial(
+        dense, recipe=Recipe(qkv_bias=True, windows="qwen", saved=(8192, 80, 64, 8, 29568, 152064))
+    ),
     "qwen3_vl_text": partial(
-        dense, recipe=Recipe(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", head_dim=128, saved=(4096, 32, 32, 32, 22016, 151936))
+        dense,
+        recipe=Recipe(
+            qkv_bias="attention_bias",
+            out_bias="attention_bias",
+            qk_norm="head",
+            head_dim=128,
+            saved=(4096, 32, 32, 32, 22016, 151936),
+        ),
     ),
 }

@@ -7,7 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from bytebound.documents.architecture import Block, Norm, Parameter, Tower
-from bytebound.models.families.dense import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3, Recipe, norm_ops, read_dense_heads, read_spans
+from bytebound.models.families.dense import (
+    LLAMA,
+    MISTRAL,
+    OLMO2,
+    QWEN2,
+    QWEN3,
+    Recipe,
+    norm_ops,
+    read_dense_heads,
+    read_spans,
+)
 from bytebound.models.families.pieces import (
     DEEPEST_STACK,
     Experts,
@@ -172,9 +182,7 @@ def phimoe(keys: Keys) -> list[Tower]:
     count = expert_count(keys, "num_local_experts")
     names = ("w1", "w3", "w2")
     geometry = Experts(heads.hidden, width, count, expert_active(keys, 2), prefix="block_sparse_moe", names=names)
-    frame = replace(
-        read_frame(keys, tied=False), norm_vectors=2, head_bias=keys.flag("lm_head_bias", default=False)
-    )
+    frame = replace(read_frame(keys, tied=False), norm_vectors=2, head_bias=keys.flag("lm_head_bias", default=False))
     sparse = [True] * read_depth(keys)
     experts = moe(read_experts(keys, geometry))
     return [sparse_decoder(keys, recipe, heads=heads, sparse=sparse, experts=experts, mlp=(), frame=frame)[0]]
@@ -182,8 +190,6 @@ def phimoe(keys: Keys) -> list[Tower]:
 
 def qwen_moe(keys: Keys, recipe: Recipe, *, shared: bool) -> list[Tower]:
     """Qwen2-MoE and Qwen3-MoE: experts every ``decoder_sparse_step`` layers; the former with a gated shared expert."""
-    if not keys.flag("use_qk_norm", default=True):
-        recipe = replace(recipe, qk_norm="none")
     heads = read_dense_heads(keys, recipe)
     depth = read_depth(keys, saved=24)
     step = keys.int("decoder_sparse_step", 1, most=DEEPEST_STACK)
@@ -229,7 +235,9 @@ def granite_experts(keys: Keys, heads: Heads) -> Ops:
     ops: Ops = gated_mlp(heads.hidden, shared, prefix="shared_mlp", names=names) if shared else ()
     if count:
         active = expert_active(keys, 2)
-        geometry = Experts(heads.hidden, width, count, active, prefix="block_sparse_moe", gate="router.layer", names=names)
+        geometry = Experts(
+            heads.hidden, width, count, active, prefix="block_sparse_moe", gate="router.layer", names=names
+        )
         ops = (*moe(read_experts(keys, geometry)), *ops)
     return ops
 
@@ -320,14 +328,21 @@ def ernie_moe(keys: Keys) -> list[Tower]:
         correction="moe_statics.e_score_correction_bias",
     )
     mlp = gated_mlp(heads.hidden, keys.int("intermediate_size"), bias=bias)
-    keys.skip("moe_gate", "moe_use_aux_free", "moe_use_hard_gate", "use_moe", "moe_group", "moe_multimodal_dispatch_use_allgather")
+    keys.skip(
+        "moe_gate",
+        "moe_use_aux_free",
+        "moe_use_hard_gate",
+        "use_moe",
+        "moe_group",
+        "moe_multimodal_dispatch_use_allgather",
+    )
     experts = moe(read_experts(keys, geometry))
     return [sparse_decoder(keys, recipe, heads=heads, sparse=sparse, experts=experts, mlp=mlp)[0]]
 
 
 def hunyuan_moe(keys: Keys) -> list[Tower]:
     """Hunyuan-A13B: every layer has experts and a shared MLP."""
-    recipe = replace(LLAMA, qk_norm="head", qk_norm_key="use_qk_norm", mlp_bias=False)
+    recipe = replace(LLAMA, qk_norm="head", mlp_bias=False)
     heads = read_dense_heads(keys, recipe)
     depth = read_depth(keys)
 
@@ -344,7 +359,9 @@ def hunyuan_moe(keys: Keys) -> list[Tower]:
     inner = one("moe_intermediate_size", width)
     shared = one("num_shared_expert", 1)
     count, active = one("num_experts"), one("moe_topk", 1)
-    keys.skip("use_mixed_mlp_moe", "moe_layer_num_skipped", "cla_share_factor", "use_cla", "use_mla", "num_media_embeds")
+    keys.skip(
+        "use_mixed_mlp_moe", "moe_layer_num_skipped", "cla_share_factor", "use_cla", "use_mla", "num_media_embeds"
+    )
     geometry = Experts(
         heads.hidden, inner, count, active, shared=shared * inner, gate="gate.wg", shared_name="shared_mlp"
     )
@@ -355,7 +372,12 @@ def hunyuan_moe(keys: Keys) -> list[Tower]:
 def gpt_oss(keys: Keys) -> list[Tower]:
     """gpt-oss: alternating windows, attention sinks, biases everywhere, experts with gate and up in one matrix."""
     recipe = Recipe(
-        qkv_bias="attention_bias", out_bias="attention_bias", bias_default=True, windows="pattern", pattern=2, window=128
+        qkv_bias="attention_bias",
+        out_bias="attention_bias",
+        bias_defaults=(True, True, True),
+        windows="pattern",
+        pattern=2,
+        window=128,
     )
     heads = read_dense_heads(keys, recipe)
     geometry = Experts(
@@ -394,4 +416,16 @@ FAMILIES: dict[str, Builder] = {
     "gpt_oss": gpt_oss,
 }
 
-__all__ = ["FAMILIES", "Block", "draft_tower", "expert_active", "expert_count", "granite_experts", "per_layer", "read_draft", "shared_moe", "sparse_decoder", "sparse_layers"]
+__all__ = [
+    "FAMILIES",
+    "Block",
+    "draft_tower",
+    "expert_active",
+    "expert_count",
+    "granite_experts",
+    "per_layer",
+    "read_draft",
+    "shared_moe",
+    "sparse_decoder",
+    "sparse_layers",
+]
