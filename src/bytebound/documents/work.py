@@ -34,6 +34,7 @@ class Serve:
         disaggregated: prefill runs on other devices and hands the KV over the scale-out link.
         draft_tokens, acceptance, draft_cost: speculative decoding: tokens proposed per step, chance that each is
             accepted, and time of one draft token as a share of one target step. 0 draft tokens: off.
+        images: images or audio clips per request, each the tokens its tower was built for; 0: none.
         denoise_steps: passes of a diffusion model per image.
         model_scale: parameters as a multiple of the architecture's (model growth in an audit).
     """
@@ -58,6 +59,7 @@ class Serve:
     draft_tokens: Number = 0
     acceptance: Number = 0.7
     draft_cost: Number = 0.05
+    images: Number = 0
     denoise_steps: Number = 28
     model_scale: Number = 1.0
 
@@ -73,6 +75,7 @@ class Serve:
         check_range("output", self.output, 1, TOKEN_LIMIT)
         check_range("chunk", self.chunk, 0, TOKEN_LIMIT)
         check_range("draft_tokens", self.draft_tokens, 0, 64)
+        check_range("images", self.images, 0, 1e6)
         check_range("model_scale", self.model_scale, 1e-6, 1e6)
         for name in ("prefix_hit", "offload_hit", "acceptance", "draft_cost"):
             check_range(name, getattr(self, name), 0, 1)

@@ -1,0 +1,1 @@
+"""What must be held, moved and computed, operator by operator. The ledger knows no hardware."""

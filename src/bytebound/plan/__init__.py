@@ -1,0 +1,1 @@
+"""Levers: what can be changed about a deployment, one pure function each."""

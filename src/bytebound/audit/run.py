@@ -1,0 +1,301 @@
+"""Run the audit: read the fleet, settle every workload, sample, compare need with supply, try every fix."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.audit.draws import Factors, Supply, factors, month_index, supply
+from bytebound.audit.fixes import Situation, all_fixes, need_devices, roadmap_machines
+from bytebound.audit.record import assumptions, points, totals, workload_record
+from bytebound.audit.starve import bands, first_starvation
+from bytebound.audit.surface import Axes, error_sigma, surface, today
+from bytebound.documents.audit import Audit, Headroom, PoolAudit, WorkloadAudit
+from bytebound.documents.device import Figure, Machine
+from bytebound.documents.fleet import Fleet, Lengths, Pool, Workload, read_fleet
+from bytebound.documents.work import Serve, Train
+from bytebound.errors import ByteboundError, DocumentError, QuantityError
+from bytebound.facts.machines import find_machine
+from bytebound.facts.devices import devices
+from bytebound.facts.roadmap import roadmap
+from bytebound.plan.case import Case
+from bytebound.predict.estimate import check_degrees, settle
+from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bytebound.audit.surface import Surface
+
+    Array = NDArray[np.float64]
+
+GRID = {"context": 7, "model": 5, "error": 7}
+EDGE = (0.002, 0.998)
+"""Quantiles of the sampled factors the grid spans; draws beyond are clamped to its edge."""
+CURRENT_DEVICES = ("h200-sxm", "b200-sxm", "b300-sxm", "gb300", "mi355x", "vr200")
+"""Data-centre devices that ship at the start of the window (facts/data/roadmap.csv) and are tried as replacements."""
+DRAW_LIMIT = 1_000_000
+CELL_LIMIT = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Studied:
+    """One workload while the audit runs."""
+
+    workload: Workload
+    case: Case
+    axes: Axes
+    factors: Factors
+    surface: Surface
+    base_demand: float
+    need: Array
+    limit: NDArray[np.int64]
+    use: Array
+
+
+def run(path: str | Path, *, months: int | None = None, draws: int = 10_000, seed: int = 0, memory_price: float = 1.0, slip_months: float = 0.0) -> Audit:
+    """Return the audit of the fleet file at ``path``.
+
+    Args:
+        months: horizon, else the file's own.
+        draws: samples of growth, slip and model error; ``seed`` makes them reproducible.
+        memory_price: factor on memory prices (scenario), such as 1.5 or 2.
+        slip_months: extra delay of every roadmap addition (scenario).
+
+    Raises:
+        DocumentError, UnknownNameError, QuantityError: the file or an argument is wrong; names its place.
+    """
+    fleet = read_fleet(Path(path))
+    return run_fleet(fleet, months=months, draws=draws, seed=seed, memory_price=memory_price, slip_months=slip_months, place=str(path))
+
+
+def run_fleet(fleet: Fleet, *, months: int | None = None, draws: int = 10_000, seed: int = 0, memory_price: float = 1.0, slip_months: float = 0.0, place: str = "fleet") -> Audit:
+    """Return the audit of a fleet that was read or built. See ``run``."""
+    began = time.perf_counter()
+    horizon = fleet.months if months is None else months
+    _check(horizon, draws, seed, memory_price, slip_months)
+    if horizon * draws * len(fleet.workload) > CELL_LIMIT:
+        raise QuantityError(f"{draws:,} draws × {horizon} months × {len(fleet.workload)} workloads is more than {CELL_LIMIT:,}", place="--draws", mend="lower --draws")
+    machines = {pool.name: _machine(pool, index, place) for index, pool in enumerate(fleet.pool)}
+    supplies = {
+        pool.name: supply(fleet, pool, price=machines[pool.name].usd_per_device_hour, months=horizon, draws=draws, seed=seed, slip_months=slip_months, memory_price=memory_price)
+        for pool in fleet.pool
+    }
+    coming = upcoming_machines(fleet, horizon)
+    studied = [
+        _study(fleet, w, index, machines[w.pool], coming, months=horizon, draws=draws, seed=seed, place=place)
+        for index, w in enumerate(fleet.workload)
+    ]
+    shares = allocate(fleet, studied, supplies)
+    names = tuple(_month_name(fleet.start, m) for m in range(horizon))
+    fleet_need = _fleet_need(fleet, studied, supplies, machines)
+    audits = [_conclude(s, shares[s.workload.name], supplies[s.workload.pool], fleet_need) for s in studied]
+    audits.sort(key=urgency)
+    pools = tuple(_pool_audit(pool, machines[pool.name], supplies[pool.name], [s for s in studied if s.workload.pool == pool.name]) for pool in fleet.pool)
+    scenario = tuple(
+        text for text, on in ((f"memory price ×{memory_price:g}", memory_price != 1.0), (f"roadmap additions {slip_months:g} months late", slip_months != 0.0)) if on
+    )
+    return Audit(
+        name=fleet.name, start=fleet.start, months=names, draws=draws, seed=seed, scenario=scenario, workloads=tuple(audits),
+        pools=pools, fleet=totals(fleet, audits, pools, names), assumptions=assumptions(fleet, studied, machines, memory_price),
+        run={"tool": f"bytebound {version('bytebound')}", "file": Path(place).name, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "seconds": f"{time.perf_counter() - began:.2f}"},
+    )  # fmt: skip
+
+
+def starving(audit: Audit, within: int) -> list[str]:
+    """Return workloads whose median starvation month is below ``within`` months."""
+    return [w.name for w in audit.workloads if w.starves.month_p50 is not None and w.starves.month_p50 < within]
+
+
+def urgency(audit: WorkloadAudit) -> tuple[float, float, float, float]:
+    """Sort key: earliest median month, then 10 % month, then probability, then least headroom."""
+    late = 1e9
+    s = audit.starves
+    return (
+        late if s.month_p50 is None else s.month_p50, late if s.month_p10 is None else s.month_p10, -s.probability, audit.headroom_now,
+    )  # fmt: skip
+
+
+def _check(months: int, draws: int, seed: int, memory_price: float, slip: float) -> None:
+    for name, value, low, high in (
+        ("--months", months, 1, 120), ("--draws", draws, 10, DRAW_LIMIT), ("--seed", seed, 0, 2**63 - 1),
+        ("--memory-price", memory_price, 0.01, 100), ("--slip-months", slip, 0, 120),
+    ):  # fmt: skip
+        if not (low <= value <= high):
+            raise QuantityError(f"{name} is {value:g}, outside {low:g} … {high:g}", place=name)
+
+
+def _machine(pool: Pool, index: int, place: str) -> Machine:
+    try:
+        found = find_machine(pool.device)
+    except ByteboundError as error:
+        raise error.at(f"{place}: pool[{index}].device") from None
+    price = found.usd_per_device_hour
+    if pool.price is not None:
+        price = None if pool.price == 0 else Figure(value=pool.price, unit="USD/h", how="cited", source="the fleet file")
+    return Machine(
+        name=f"{pool.count}x {found.device.id}", device=found.device, per_node=min(pool.node, pool.count),
+        nodes=max(1, -(-pool.count // pool.node)), usd_per_device_hour=price,
+    )  # fmt: skip
+
+
+def upcoming_machines(fleet: Fleet, horizon: int) -> tuple[tuple[Machine, int], ...]:
+    """Return machines of the public roadmap and of the fleet's own pools, with the month each is available."""
+    found: dict[str, tuple[Machine, int]] = {}
+    own = {event.pool for event in fleet.roadmap if event.add}
+    wanted = {pool.device: 0 for pool in fleet.pool if pool.name in own or pool.count > 1}
+    wanted |= {row.id: 0 for row in devices().values() if row.id in CURRENT_DEVICES}
+    for row in roadmap(horizon, fleet.start):
+        if row.device_id:
+            wanted.setdefault(row.device_id, max(0, month_index(fleet.start, row.until)))
+    for device, month in wanted.items():
+        try:
+            machine = find_machine(f"8x {device}")
+        except ByteboundError:
+            continue  # announced without a rate or a bandwidth: nothing can be computed on it yet
+        if machine.device.kind in {"gpu", "tpu", "asic"} and machine.device.scaleup_bytes_per_s is not None:
+            found[machine.device.id] = (machine, month)
+    return tuple(found.values())
+
+
+def _study(fleet: Fleet, w: Workload, index: int, machine: Machine, coming: tuple[tuple[Machine, int], ...], *, months: int, draws: int, seed: int, place: str) -> Studied:
+    try:
+        case, base = _case(w, machine, coming)
+        sampled = factors(w.demand, name=w.name, months=months, draws=draws, seed=seed, sigma=error_sigma(case))
+        axes = Axes(*(_axis(getattr(sampled, name), GRID[name]) for name in ("context", "model", "error")))
+        found = surface(case, axes)
+    except ByteboundError as error:
+        raise error.at(f"{place}: workload[{index}] {w.name!r}") from None
+    need, limit, use = need_devices(found, sampled, base)
+    return Studied(w, case, axes, sampled, found, base, need, limit, use)
+
+
+def _axis(values: Array, points_: int) -> Array:
+    """Return log-spaced grid points over the sampled range, 1 among them; one point where nothing varies."""
+    low, high = np.quantile(values, EDGE)
+    low, high = min(low, 1.0), max(high, 1.0)
+    if high / low < 1.0001:
+        return np.ones(1)
+    return np.unique(np.append(np.geomspace(low, high, points_ - 1), 1.0))
+
+
+def tokens_of(value: int | Lengths) -> float:
+    """Return mean tokens of a stated count or spread."""
+    return value.mean if isinstance(value, Lengths) else float(value)
+
+
+def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]) -> tuple[Case, float]:
+    """Return the case and its base demand (requests/s at the peak, or training tokens/s)."""
+    d, j = w.deployment, w.job
+    setting = settle(w.model, machine, d.engine)
+    if w.kind in {"train", "finetune"}:
+        if j is None:
+            raise DocumentError("has no job table", mend="give [workload.job]")
+        train = Train(
+            seq=j.seq, micro_batch=j.micro_batch, global_batch=j.global_batch, tokens=j.tokens, tp=j.tp, pp=j.pp, dp=j.dp,
+            cp=j.cp, ep=j.ep, zero=j.zero, precision=j.precision, optimizer=j.optimizer, recompute=j.recompute, trainable=j.trainable,
+        )  # fmt: skip
+        case = Case(w.kind, setting, train, w.objective, 1, roadmap=roadmap_machines(coming, machine.device.id))
+        return case, j.tokens / (j.days * 24 * SECONDS_PER_HOUR)
+    serve = Serve(
+        batch=1, prompt=tokens_of(w.demand.prompt), output=tokens_of(w.demand.output), weights=d.weights, kv=d.kv, tp=d.tp,
+        pp=d.pp, ep=d.ep, dp=d.dp, engine=d.engine, prefix_hit=d.prefix_hit, disaggregated=d.disaggregated, images=w.demand.images,
+        denoise_steps=d.denoise_steps,
+    )  # fmt: skip
+    check_degrees(setting, serve)
+    if w.kind == "edge" and not (w.objective.ttft or w.objective.tpot or w.objective.request):
+        raise DocumentError("an edge workload needs an objective", mend='give [workload.objective] such as tpot = "100ms"')
+    case = Case(
+        w.kind, setting, serve, w.objective, d.batch, shared_prefix=w.demand.shared_prefix, reused_context=w.demand.reused_context,
+        roadmap=() if w.kind == "edge" else roadmap_machines(coming, machine.device.id),
+    )  # fmt: skip
+    return case, (w.demand.requests or 1.0) * w.demand.peak if w.kind == "serve" else 1.0
+
+
+def allocate(fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply]) -> dict[str, Array]:
+    """Return each workload's devices (draws, months).
+
+    A stated ``devices`` is fixed; the rest of a pool is dealt to its other workloads in proportion to their median need in
+    the first month. An edge workload has the device it runs on.
+    """
+    shares: dict[str, Array] = {}
+    for pool in fleet.pool:
+        mine = [s for s in studied if s.workload.pool == pool.name]
+        devices = supplies[pool.name].devices
+        open_ = [s for s in mine if s.workload.devices is None and s.workload.kind != "edge"]
+        fixed = float(sum(s.workload.devices or 0 for s in mine))
+        needs = np.array([float(np.median(s.need[:, 0])) for s in open_])
+        known = needs[np.isfinite(needs)]
+        needs = np.where(np.isfinite(needs), needs, known.mean() if len(known) else 1.0)
+        rest = np.maximum(devices - fixed, 0.0)
+        for s in mine:
+            if s.workload.kind == "edge":
+                shares[s.workload.name] = np.ones_like(devices)
+            elif s.workload.devices is not None:
+                grown = devices / max(float(pool.count), 1.0) if not open_ else np.minimum(devices / max(fixed, 1.0), 1.0)
+                shares[s.workload.name] = s.workload.devices * grown
+            else:
+                shares[s.workload.name] = rest * needs[open_.index(s)] / max(needs.sum(), 1e-300)
+    return shares
+
+
+@dataclass(frozen=True, slots=True)
+class FleetNeed:
+    """What all needs together cost and draw, as headroom against the fleet's limits (None: no limit stated)."""
+
+    budget: Array | None
+    power: Array | None
+
+
+def _fleet_need(fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply], machines: dict[str, Machine]) -> FleetNeed:
+    hours = SECONDS_PER_MONTH / SECONDS_PER_HOUR
+    usd = sum(
+        (np.where(np.isfinite(s.need), s.need, 0.0) * price * hours for s in studied if (price := supplies[s.workload.pool].usd_per_hour) is not None and s.workload.kind != "edge"),
+        np.zeros((1, 1)),
+    )
+    watts = sum(
+        (np.where(np.isfinite(s.need), s.need, 0.0) * figure.value for s in studied if (figure := machines[s.workload.pool].device.power_w) is not None and s.workload.kind != "edge"),
+        np.zeros((1, 1)),
+    )
+    from bytebound.audit.starve import headroom  # noqa: PLC0415 - beside its only use
+
+    limits = fleet.limits
+    return FleetNeed(
+        None if limits.usd_per_month is None else headroom(usd, np.full_like(usd, limits.usd_per_month)),
+        None if limits.power is None else headroom(watts, np.full_like(watts, limits.power)),
+    )
+
+
+def _conclude(s: Studied, share: Array, pool: Supply, fleet_need: FleetNeed) -> WorkloadAudit:
+    before = first_starvation(s.need, share, s.limit)
+    now = today(s.case, s.surface)
+    usd = None if pool.usd_per_hour is None else float(pool.usd_per_hour[-1])
+    situation = Situation(s.case, s.axes, s.surface, now, s.factors, s.base_demand, share, usd, s.workload.quality_floor)
+    return workload_record(s, share, pool, fleet_need, before, all_fixes(situation, before), points(s), now)
+
+
+def _pool_audit(pool: Pool, machine: Machine, found: Supply, mine: list[Studied]) -> PoolAudit:
+    hours = SECONDS_PER_MONTH / SECONDS_PER_HOUR
+    devices = np.median(found.devices, axis=0)
+    needs = [np.where(np.isfinite(s.need), s.need, np.nan) for s in mine if s.workload.kind != "edge"]
+    need = np.nansum(needs, axis=0) if needs else np.zeros((1, found.devices.shape[1]))
+    power = machine.device.power_w.value if machine.device.power_w else 0.0
+    usd = found.usd_per_hour if found.usd_per_hour is not None else np.zeros(found.devices.shape[1])
+    return PoolAudit(
+        pool.name, machine.device.id, tuple(map(float, devices)), tuple(map(float, devices * usd * hours)),
+        tuple(map(float, devices * power)), bands(need) if needs else Headroom((0.0,) * len(devices), (0.0,) * len(devices), (0.0,) * len(devices)),
+    )  # fmt: skip
+
+
+def _month_name(start: str, offset: int) -> str:
+    year, month = (int(part) for part in start.split("-"))
+    index = month - 1 + offset
+    return f"{year + index // 12:04d}-{index % 12 + 1:02d}"
+
+

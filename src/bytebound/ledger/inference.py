@@ -1,0 +1,475 @@
+"""The inference ledger: decode steps, prefill passes and resident bytes of one device.
+
+Every function broadcasts: request quantities have shape (requests,), rows of a table (rows, 1), results
+(rows, requests). The formulas are stated once, here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.facts.formats import bits_of
+from bytebound.ledger import table as t
+from bytebound.ledger.ledger import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    ATTENTION,
+    COLLECTIVE,
+    ELEMENTWISE,
+    GEMM,
+    HOST,
+    MATH,
+    NONE,
+    SCALE_OUT,
+    SEND,
+    Ledger,
+    stack,
+)
+from bytebound.ledger.precision import cache_bits, math_codes, table_bits, weight_bits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bytebound.documents.work import Serve
+    from bytebound.ledger.table import OpTable, Products, Scores
+
+    Array = NDArray[np.float64]
+
+KV_GROWTH_EXPONENT = 1 / 3
+"""KV bytes per token against parameters as a model family grows: Llama-3.1 8B -> 70B -> 405B gives 0.42 and 0.26."""
+WIDTH_GROWTH_EXPONENT = 1 / 3
+"""Activation width against parameters for isotropic growth (depth × width²); Llama-3.1 8B -> 405B gives 0.35."""
+STATE_PASSES = 2.0
+"""A recurrent state is read and written once per step."""
+SCORE_PASSES = 4.0
+"""Eager attention writes scores, reads them for softmax, writes probabilities and reads them for the weighted sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A Serve request as float arrays of shape (requests,) or (1,), with what the engine and checkpoint fill in."""
+
+    batch: Array
+    prompt: Array
+    output: Array
+    tp: Array
+    pp: Array
+    ep: Array
+    dp: Array
+    chunk: Array
+    prefix_hit: Array
+    offload_hit: Array
+    draft: Array
+    images: Array
+    scale: Array
+    kv_bits: Array
+    weight_bits: Array
+    table_bits: Array
+    math: NDArray[np.int64]
+    activation_bytes: float
+    eager: bool
+    disaggregated: Array
+
+    @property
+    def microbatch(self) -> Array:
+        """Sequences that pass a pipeline stage together."""
+        return np.maximum(self.batch / self.pp, 1.0)
+
+    @property
+    def width_scale(self) -> Array:
+        """Activation width of the grown model over today's."""
+        return self.scale**WIDTH_GROWTH_EXPONENT
+
+    @property
+    def kv_scale(self) -> Array:
+        """KV bytes per token of the grown model over today's."""
+        return self.scale**KV_GROWTH_EXPONENT
+
+
+def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float) -> Request:
+    """Return ``work`` as arrays, with precision resolved against the checkpoint and chunk against the engine."""
+
+    def flat(value: object) -> Array:
+        return np.atleast_1d(np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value, dtype=float)).ravel()
+
+    def names(value: object) -> NDArray[np.str_]:
+        return np.atleast_1d(np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value)).ravel()
+
+    chunk = flat(work.chunk)
+    weights = names(work.weights)
+    return Request(
+        batch=flat(work.batch), prompt=flat(work.prompt), output=flat(work.output), tp=flat(work.tp), pp=flat(work.pp),
+        ep=flat(work.ep), dp=flat(work.dp), chunk=np.where(chunk > 0, chunk, engine_chunk),
+        prefix_hit=flat(work.prefix_hit), offload_hit=flat(work.offload_hit), draft=flat(work.draft_tokens),
+        images=flat(work.images), scale=flat(work.model_scale), kv_bits=cache_bits(names(work.kv), dtype),
+        weight_bits=weight_bits(table.products, weights), table_bits=table_bits(table.streams, weights),
+        math=math_codes(table.products, weights, work.activations),
+        activation_bytes=float(bits_of(work.activations)) / 8, eager=work.attention == "eager",
+        disaggregated=flat(work.disaggregated),
+    )  # fmt: skip
+
+
+def shard_fraction(shard: NDArray[np.int64], units: Array, degree: Array) -> Array:
+    """Return the share of a weight the fullest of ``degree`` devices holds, (rows, requests).
+
+    Whole units (attention heads) are dealt out: with more devices than units the units are replicated.
+    """
+    whole = np.where(units > 0, units, np.inf)[:, None]
+    dealt = np.where(np.isfinite(whole), np.ceil(whole / degree) / np.where(np.isfinite(whole), whole, 1.0), 1.0 / degree)
+    return np.where((shard == t.REPLICATE)[:, None], 1.0, dealt)
+
+
+def experts_hit(copies: Array, active: Array, tokens: Array) -> Array:
+    """Return distinct experts visited by ``tokens`` tokens under uniform routing: E (1 − (1 − k/E)^B).
+
+    Source: expectation of distinct bins; levers of MoE batching (DeepSeek-V3 technical report section 3.4).
+    """
+    return copies * -np.expm1(tokens * np.log1p(-np.minimum(active / copies, 1 - 1e-12)))
+
+
+def _expert_plan(p: Products, r: Request) -> tuple[Array, Array, Array]:
+    """Return (is expert row, tokens multiplier of the expert group, tensor degree inside an expert)."""
+    is_expert = (p.copies > 1)[:, None]
+    return is_expert, np.maximum(1.0, r.ep / r.tp), np.maximum(1.0, r.tp / r.ep)
+
+
+def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Ledger:
+    """Return the ledger rows of every matrix product.
+
+    Args:
+        table: the compiled model.
+        r: the request.
+        tokens: tokens per stream code (4, requests): main, sequences, encoder, cross.
+        passes: how often weights are re-read (prompt chunks), (requests,).
+    """
+    p = table.products
+    n = tokens[p.stream] * p.token_scale[:, None]
+    working = n > 0
+    is_expert, group_tokens, expert_tp = _expert_plan(p, r)
+    body = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
+    grown = np.where(body, r.scale, r.width_scale)
+    wide = np.where(body, r.width_scale, 1.0)
+    degree = np.where(is_expert, expert_tp, r.tp)
+    share = shard_fraction(p.shard, p.units, degree)
+    copies, active = p.copies[:, None], p.active[:, None]
+    expert_n = n * group_tokens
+    hit = np.where(is_expert, experts_hit(copies, active, expert_n / passes), 1.0)
+    held_hit = np.where(is_expert, np.minimum(hit / np.minimum(r.ep, copies), np.ceil(copies / r.ep)), 1.0)
+    used = np.where(is_expert, expert_n * active / np.minimum(r.ep, copies), n)
+    rows_in = np.where((p.shard == t.ROW)[:, None], share, 1.0)
+    rows_out = np.where((p.shard == t.ROW)[:, None], 1.0, share)
+    values = (p.inputs[:, None] * rows_in + p.outputs[:, None] * rows_out) * wide
+    weights = p.elements[:, None] * grown * share * r.weight_bits / 8 * held_hit * np.where(p.stream == t.SEQUENCE, 1.0, 1.0)[:, None]
+    repeats = np.where((p.stream == t.SEQUENCE)[:, None], 1.0, passes)
+    launches = p.launches[:, None] * np.where(working, repeats, 0.0)
+    zero = np.zeros((1, 1))
+    return Ledger(
+        names=p.names, roles=p.roles, op_class=np.full(len(p.names), GEMM), pattern=np.full(len(p.names), NONE),
+        math=r.math, repeat=p.repeat[:, None], flops=p.flop_per_token[:, None] * grown * share * used,
+        weight_bytes=np.where(working, weights * repeats, 0.0), kv_bytes=zero,
+        activation_bytes=used * values * r.activation_bytes, network_bytes=zero, group=zero + 1.0, launches=launches,
+    )  # fmt: skip
+
+
+def reads_at(s: Scores, context: Array) -> Array:
+    """Return keys one query reads at ``context`` tokens, (rows, requests): the window, the selection or all of them."""
+    inside = np.minimum(context, s.window[:, None])
+    return np.minimum(inside, s.selected[:, None])
+
+
+def kv_bytes_at(s: Scores, context: Array, kv_bits: Array) -> Array:
+    """Return KV bytes one sequence keeps per occurrence of each row at ``context`` tokens, unsharded.
+
+    Source: 2 n_kv d_h per token (GQA), d_c + d_r (MLA); windows keep at most their width; an indexer keeps all.
+    """
+    kept = np.minimum(context, s.window[:, None])
+    return (s.own[:, None] * kept + s.index_elements[:, None] * context) * kv_bits / 8
+
+
+def kv_share(s: Scores, tp: Array) -> Array:
+    """Return the share of the KV cache on the fullest of ``tp`` devices; latents are replicated."""
+    heads = s.kv_heads[:, None]
+    return np.where((s.kind == t.LATENT)[:, None], 1.0, np.ceil(heads / tp) / heads)
+
+
+def _pairs(count: Array, limit: Array) -> Array:
+    """Return query-key pairs of causal attention over positions 1 … count with at most ``limit`` keys each."""
+    capped = np.minimum(count, limit)
+    finite = np.where(np.isfinite(limit), limit, 0.0)
+    return capped * (capped + 1) / 2 + np.maximum(count - capped, 0.0) * finite
+
+
+def attention_decode_rows(table: OpTable, r: Request, context: Array, encoder: Array) -> Ledger:
+    """Return the attention rows of one decode step at ``context`` tokens per sequence."""
+    s = table.scores
+    mains = (s.stream == t.MAIN)[:, None]
+    crossed = (s.kind == t.CROSSED)[:, None]
+    latent = (s.kind == t.LATENT)[:, None]
+    queries = np.where(mains, r.microbatch * (1 + r.draft), 0.0)
+    sequences = np.where(mains, r.microbatch, 0.0)
+    length = np.where(crossed, encoder, context) + np.zeros_like(queries)
+    reads = reads_at(s, length)
+    heads = s.heads[:, None] * np.ceil(s.heads[:, None] / r.tp) / s.heads[:, None]
+    widths = np.where(latent, 2 * s.latent[:, None] + s.rope[:, None], s.qk_dim[:, None] + s.v_dim[:, None])
+    entries = reads / s.stride[:, None]
+    own = np.where(crossed, s.kv_heads[:, None] * (s.qk_dim + s.v_dim)[:, None], s.own[:, None] * s.stride[:, None])
+    shared = np.where((s.own == 0)[:, None] & ~crossed, s.kv_heads[:, None] * (s.qk_dim + s.v_dim)[:, None], own)
+    per_query = np.where(latent, s.latent[:, None] + s.rope[:, None], shared)
+    read_bytes = sequences * (entries * per_query + s.index_elements[:, None] * length) * r.kv_bits / 8
+    written = queries * (s.own + s.index_elements)[:, None] * r.kv_bits / 8
+    flops = 2.0 * queries * heads * entries * widths + queries * s.index_flop[:, None] * length
+    passed = queries * heads * (s.qk_dim + s.v_dim)[:, None] * r.activation_bytes
+    return _attention_ledger(
+        s, r, flops=flops * r.kv_scale, kv=(read_bytes + written) * kv_share(s, r.tp) * r.kv_scale,
+        passed=passed * r.width_scale, launches=np.where(mains, 1.0, 0.0),
+    )  # fmt: skip
+
+
+def attention_prefill_rows(table: OpTable, r: Request, tokens: Array, past: Array, passes: Array) -> Ledger:
+    """Return the attention rows of a prefill of ``tokens[MAIN]`` new tokens after ``past`` cached ones.
+
+    ``tokens`` are totals over the requests taken together; ``tokens[SEQUENCE]`` is how many requests those are.
+    """
+    s = table.scores
+    requests = np.maximum(tokens[t.SEQUENCE], 1.0)
+    crossed = (s.kind == t.CROSSED)[:, None]
+    scale = s.token_scale[:, None]
+    new = tokens[s.stream] * scale / requests
+    before = np.where((s.stream == t.MAIN)[:, None] & ~crossed, past, 0.0)
+    limit = np.minimum(s.window, s.selected)[:, None] + np.zeros_like(new)
+    triangle = _pairs(before + new, limit) - _pairs(before + 0 * new, limit)
+    keys = np.where(crossed, tokens[t.CROSS] / requests, np.minimum(before + new, limit))
+    square = new * keys
+    pairs = np.where((s.causal > 0)[:, None] & ~crossed, triangle, square) / s.stride[:, None]
+    heads = np.ceil(s.heads[:, None] / r.tp)
+    widths = (s.qk_dim + s.v_dim)[:, None]
+    flops = requests * (2.0 * pairs * heads * widths + s.index_flop[:, None] * _pairs(before + new, np.full_like(new, np.inf)))
+    own = np.maximum(s.own * s.stride, np.where(s.kind == t.LATENT, 0.0, s.kv_heads * (s.qk_dim + s.v_dim)))[:, None]
+    reread = np.where(crossed, keys, np.minimum(passes * before + new * (passes + 1) / 2, limit * passes))
+    kv = requests * (reread * own + new * s.own[:, None]) * r.kv_bits / 8 * kv_share(s, r.tp)
+    scores = SCORE_PASSES * pairs * heads * r.activation_bytes if r.eager else 0.0
+    passed = requests * (new * heads * widths * r.activation_bytes * r.width_scale + scores)
+    return _attention_ledger(
+        s, r, flops=flops * r.width_scale, kv=np.where(new > 0, kv, 0.0) * r.kv_scale, passed=passed,
+        launches=np.where(new > 0, passes, 0.0),
+    )  # fmt: skip
+
+
+def _attention_ledger(s: Scores, r: Request, *, flops: Array, kv: Array, passed: Array, launches: Array) -> Ledger:
+    zero = np.zeros((1, 1))
+    count = len(s.names)
+    return Ledger(
+        names=s.names, roles=("attention-scores",) * count, op_class=np.full(count, ATTENTION),
+        pattern=np.full(count, NONE), math=np.full((count, 1), MATH.index("bf16")), repeat=s.repeat[:, None], flops=flops,
+        weight_bytes=zero, kv_bytes=kv, activation_bytes=passed, network_bytes=zero, group=zero + 1.0,
+        launches=launches + np.zeros_like(r.tp),
+    )  # fmt: skip
+
+
+def stream_rows(table: OpTable, r: Request, tokens: Array, sequences: Array, passes: Array) -> Ledger:
+    """Return the rows that only pass data through: norms, look-ups, recurrent states, small parameters."""
+    x = table.streams
+    n = tokens[x.stream] * x.token_scale[:, None]
+    working = np.where(n > 0, 1.0, 0.0)
+    values = 2.0 * n * x.width[:, None] * r.width_scale * r.activation_bytes
+    state = STATE_PASSES * sequences * x.state_bytes[:, None] / r.tp * passes * working
+    own = np.where((x.looked_up > 0)[:, None], 0.0, x.elements[:, None] * r.table_bits / 8) * working * passes
+    zero = np.zeros((1, 1))
+    count = len(x.names)
+    return Ledger(
+        names=x.names, roles=x.roles, op_class=np.full(count, ELEMENTWISE), pattern=np.full(count, NONE),
+        math=np.full((count, 1), MATH.index("fp32")), repeat=x.repeat[:, None],
+        flops=n * x.flop_per_token[:, None] / r.tp, weight_bytes=own, kv_bytes=state, activation_bytes=values,
+        network_bytes=zero, group=zero + 1.0, launches=x.launches[:, None] * working * passes,
+    )  # fmt: skip
+
+
+def collective_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Ledger:
+    """Return what is communicated: tensor all-reduces, expert exchanges, pipeline hand-overs, the sharded head.
+
+    Payloads are what one device contributes; ``predict.links`` turns them into traffic per link. Source: Megatron-LM
+    (arXiv 1909.08053) section 3 for the all-reduce after each row-split product; DeepSeek-V3 section 3.4 for dispatch
+    and combine of k hidden vectors per token.
+    """
+    p = table.products
+    reduces = np.flatnonzero((p.reduces > 0) & (p.copies == 1))
+    experts = np.flatnonzero((p.reduces > 0) & (p.copies > 1))
+    n = tokens[p.stream] * p.token_scale[:, None]
+    hidden = p.outputs[:, None] * r.width_scale * r.activation_bytes
+    payload = n * hidden
+    exchanged = payload * np.minimum(p.active[:, None], r.ep)
+    by_exchange = (r.ep > 1)[None, :]
+    head = np.flatnonzero(p.shard == t.VOCAB)
+    logits = n[head] * p.outputs[head, None] * r.activation_bytes / r.tp
+    sends = (r.pp - 1)[None, :]
+    sent = tokens[t.MAIN][None, :] * table.hidden * r.width_scale * r.activation_bytes
+    parts = [
+        (reduces, "all-reduce", ALL_REDUCE, payload[reduces], r.tp, r.tp > 1),
+        (experts, "all-reduce", ALL_REDUCE, np.where(by_exchange, 0.0, payload[experts]), r.tp, (r.tp > 1) & (r.ep <= 1)),
+        (experts, "dispatch", ALL_TO_ALL, np.where(by_exchange, exchanged[experts], 0.0), r.ep, r.ep > 1),
+        (experts, "combine", ALL_TO_ALL, np.where(by_exchange, exchanged[experts], 0.0), r.ep, r.ep > 1),
+        (head, "logits gather", ALL_TO_ALL, logits, r.tp, r.tp > 1),
+    ]
+    ledgers = [
+        _collective(tuple(f"{p.names[i]} {what}" for i in rows), pattern, p.repeat[rows, None], bytes_, group, live, passes)
+        for rows, what, pattern, bytes_, group, live in parts
+        if len(rows) and bool(np.any(live))
+    ]
+    if bool(np.any(r.pp > 1)):
+        ledgers.append(_collective(("pipeline hand-over",), SEND, sends.T.T, sent, r.pp, r.pp > 1, passes))
+    return stack(ledgers) if ledgers else _collective((), SEND, np.zeros((0, 1)), np.zeros((0, 1)), r.pp, r.pp > 1, passes)
+
+
+def transfer_row(name: str, pattern: int, payload: Array) -> Ledger:
+    """Return one row that moves ``payload`` bytes over the host link (HOST) or to another node (SCALE_OUT)."""
+    one = np.ones((1, 1))
+    return _collective((name,), pattern, one, payload[None, :], np.ones_like(payload), payload > 0, np.ones_like(payload))
+
+
+def _collective(
+    names: tuple[str, ...], pattern: int, repeat: Array, payload: Array, group: Array, live: Array, passes: Array
+) -> Ledger:
+    zero = np.zeros((1, 1))
+    count = len(names)
+    return Ledger(
+        names=names, roles=("network",) * count, op_class=np.full(count, COLLECTIVE), pattern=np.full(count, pattern),
+        math=np.zeros((1, 1), dtype=np.int64), repeat=repeat, flops=zero, weight_bytes=zero, kv_bytes=zero,
+        activation_bytes=zero, network_bytes=np.where(live, payload, 0.0), group=np.maximum(group, 1.0)[None, :],
+        launches=np.where(live, passes, 0.0)[None, :],
+    )  # fmt: skip
+
+
+def _tokens(main: Array, sequences: Array, encoder: Array, cross: Array) -> Array:
+    return np.stack(np.broadcast_arrays(main, sequences, encoder, cross))
+
+
+def decode_ledger(table: OpTable, r: Request) -> Ledger:
+    """Return one decode step (or one denoising step) of a pipeline's micro-batch, at the mean context.
+
+    The mean context of a request is its prompt plus half of its output.
+    """
+    zero = np.zeros_like(r.batch * r.prompt)
+    one = np.ones((1,))
+    if table.kind == "denoiser":
+        images = r.microbatch * np.maximum(table.main_tokens, 1.0) + zero
+        tokens = _tokens(images, r.microbatch + zero, zero, r.microbatch * r.prompt)
+        attention = attention_prefill_rows(table, r, tokens, zero, one)
+        return stack([product_rows(table, r, tokens, one), attention, stream_rows(table, r, tokens, r.microbatch, one), collective_rows(table, r, tokens, one)])
+    per_step = r.microbatch * (1 + r.draft) + zero
+    tokens = _tokens(per_step, per_step, zero, zero)
+    context = r.prompt + r.output / 2
+    encoder = (table.encoder_tokens or r.prompt) + zero
+    return stack(
+        [
+            product_rows(table, r, tokens, one),
+            attention_decode_rows(table, r, np.where(table.crosses, r.output / 2 + zero, context), encoder),
+            stream_rows(table, r, tokens, r.microbatch, one),
+            collective_rows(table, r, tokens, one),
+        ]
+    )
+
+
+def prefill_ledger(table: OpTable, r: Request, requests: Array) -> Ledger:
+    """Return the prefill of ``requests`` prompts together (one for latency, a chunk full of them for throughput).
+
+    Tokens found in device or host memory are not computed; host ones cross the host link. Encoders run once here.
+    """
+    zero = np.zeros_like(r.batch * r.prompt)
+    encoder_only = table.kind == "encoder"
+    new = np.maximum(r.prompt * (1 - r.prefix_hit - r.offload_hit), 1.0)
+    past = r.prompt - new
+    encoder = requests * np.where(table.crosses, table.encoder_tokens or r.prompt, table.encoder_tokens * r.images) + zero
+    if table.kind == "denoiser":
+        encoder, new, past = requests * r.prompt + zero, zero, zero
+    if table.crosses and table.kind == "decoder":
+        new, past = np.ones_like(new), zero
+    passes = np.maximum(np.ceil(requests * new / r.chunk), 1.0) if not encoder_only else np.ones((1,))
+    main = requests * new + zero
+    sequences = np.zeros_like(main) if table.kind == "denoiser" else requests + zero
+    cross = np.where(table.crosses & (table.kind == "decoder"), encoder, 0.0)
+    tokens = _tokens(main, sequences, encoder, cross)
+    parts = [
+        product_rows(table, r, tokens, passes),
+        attention_prefill_rows(table, r, tokens, past, passes),
+        stream_rows(table, r, tokens, requests, passes),
+        collective_rows(table, r, tokens, passes),
+    ]
+    per_token = kv_bytes_per_token(table, r)
+    if bool(np.any(r.offload_hit > 0)):
+        parts.append(transfer_row("KV from host memory", HOST, requests * r.prompt * r.offload_hit * per_token + zero))
+    if bool(np.any(r.disaggregated > 0)):
+        parts.append(
+            transfer_row("KV to the decode pool", SCALE_OUT, np.where(r.disaggregated > 0, requests * r.prompt * per_token, 0.0) + zero)
+        )
+    return stack(parts)
+
+
+def kv_bytes_per_token(table: OpTable, r: Request) -> Array:
+    """Return KV bytes per token on one device while every window has room, (requests,)."""
+    s = table.scores
+    mains = (s.stream == t.MAIN) & (s.kind != t.CROSSED)
+    each = (s.own + s.index_elements)[:, None] * kv_share(s, r.tp) * (s.repeat * mains)[:, None]
+    return np.asarray(each.sum(axis=0) * r.kv_bits / 8 * r.kv_scale / r.pp)
+
+
+def kv_bytes_per_sequence(table: OpTable, r: Request, context: Array) -> Array:
+    """Return KV and state bytes one sequence of ``context`` tokens keeps on one device, (requests,)."""
+    s, x = table.scores, table.streams
+    mains = ((s.stream == t.MAIN) & (s.kind != t.CROSSED))[:, None]
+    self_kv = np.where(mains, kv_bytes_at(s, context, r.kv_bits) * kv_share(s, r.tp), 0.0)
+    crossed = (s.kind == t.CROSSED) & (s.stream == t.MAIN) & (table.kind == "decoder")
+    cross_tokens = table.encoder_tokens or r.prompt
+    cross_kv = (s.kv_heads * (s.qk_dim + s.v_dim) * crossed)[:, None] * cross_tokens * r.kv_bits / 8 * kv_share(s, r.tp)
+    kept = ((self_kv + cross_kv) * s.repeat[:, None]).sum(axis=0) * r.kv_scale
+    states = (x.state_bytes * x.repeat).sum() / r.tp
+    return np.asarray((kept + states) / r.pp)
+
+
+def resident_weight_bytes(table: OpTable, r: Request) -> Array:
+    """Return weight bytes the fullest device holds, (requests,): its share of every layer it serves, plus an end.
+
+    With a pipeline the fullest stage holds ⌈layers / pp⌉ layers and either the embedding or the head.
+    """
+    p, x = table.products, table.streams
+    is_expert, _, expert_tp = _expert_plan(p, r)
+    body_rows = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
+    share = shard_fraction(p.shard, p.units, np.where(is_expert, expert_tp, r.tp))
+    held = np.where(is_expert, np.ceil(p.copies[:, None] / r.ep), 1.0)
+    each = p.elements[:, None] * r.weight_bits / 8 * share * held * p.repeat[:, None] * (1 - p.tied[:, None])
+    matrices = np.where(body_rows, each * r.scale, 0.0).sum(axis=0)
+    head = np.where(body_rows, 0.0, each * r.width_scale).sum(axis=0)
+    tables = x.elements[:, None] * r.table_bits / 8 * x.repeat[:, None]
+    looked_up = (x.looked_up > 0)[:, None]
+    small = np.where(looked_up, 0.0, tables).sum(axis=0)
+    embedding = np.where(looked_up, tables, 0.0).sum(axis=0) / r.tp * r.width_scale
+    stage = np.minimum(np.ceil(table.layers / r.pp) / table.layers, 1.0)
+    ends = np.where(r.pp > 1, np.maximum(embedding, np.maximum(head, embedding * (p.tied.max(initial=0) > 0))), embedding + head)
+    return np.asarray((matrices + small) * stage + ends)
+
+
+def activation_peak_bytes(table: OpTable, r: Request) -> Array:
+    """Return the largest set of activations alive at once in one step, (requests,).
+
+    The widest product of a step, its input, its output and the residual stream are alive together; eager attention
+    adds one layer's scores; logits of the sampled positions are kept in fp32. An estimate with an interval, not a bound.
+    """
+    p, s = table.products, table.scores
+    encoder_only = table.kind != "decoder"
+    per_request = np.maximum(table.main_tokens, 1.0) if table.kind == "denoiser" else r.prompt
+    step_tokens = r.batch * per_request if encoder_only else np.minimum(np.maximum(r.prompt, r.batch), np.maximum(r.chunk, r.batch))
+    inner = np.array([role not in {"head", "embedding", "expert"} for role in p.roles])
+    mains = inner & (p.stream == t.MAIN)
+    share = shard_fraction(p.shard, p.units, r.tp)
+    widths = (p.inputs[:, None] + p.outputs[:, None] * np.where((p.shard == t.ROW)[:, None], 1.0, share)) * p.token_scale[:, None]
+    widest = np.where(mains[:, None], widths, 0.0).max(axis=0, initial=0.0)
+    experts = np.where((p.copies > 1)[:, None], p.active[:, None] * (p.inputs + p.outputs)[:, None] / np.maximum(r.tp, r.ep), 0.0)
+    widest = np.maximum(widest, experts.max(axis=0, initial=0.0))
+    alive = step_tokens * (2 * table.hidden + widest) * r.activation_bytes * r.width_scale
+    heads = np.ceil(s.heads[:, None] / r.tp).max(axis=0, initial=0.0)
+    scores = step_tokens * np.minimum(r.prompt, per_request) * heads * r.activation_bytes if r.eager else 0.0
+    vocabulary = np.where(p.shard == t.VOCAB, p.outputs, 0.0).max(initial=0.0)
+    logits = r.batch * vocabulary * 4.0 / r.tp if not encoder_only else 0.0
+    return np.asarray(alive + scores + logits)

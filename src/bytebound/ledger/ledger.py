@@ -1,0 +1,87 @@
+"""The Ledger value: what one step of one phase must compute, read, write and communicate on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+GEMM, ATTENTION, ELEMENTWISE, COLLECTIVE = range(4)
+"""Operator classes: efficiencies and floors differ by these."""
+CLASS_NAMES = ("gemm", "attention", "elementwise", "collective")
+
+NONE, ALL_REDUCE, ALL_TO_ALL, SEND, HOST, SCALE_OUT = range(6)
+"""What a collective row does: sum over a group, exchange within a group, pass on, cross the host link, cross the network."""
+
+MATH = ("fp32", "bf16", "fp16", "fp8", "fp4", "int8")
+"""Matrix-product dtypes; a row's ``math`` is an index into this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Struct of arrays. Every array broadcasts to (rows, requests); quantities are of one occurrence of the row.
+
+    Args:
+        names, roles: what the row is.
+        op_class: one of GEMM, ATTENTION, ELEMENTWISE, COLLECTIVE, (rows,).
+        pattern: what a collective row does, (rows,).
+        math: index into ``MATH`` [rows, requests].
+        repeat: occurrences in one step.
+        flops: floating-point operations [FLOP], a multiply and an add counted as two.
+        weight_bytes, kv_bytes, activation_bytes: bytes to and from device memory [B].
+        network_bytes: payload of a collective on one device [B]; ``group`` the devices that take part.
+        launches: kernels started.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[str, ...]
+    op_class: NDArray[np.int64]
+    pattern: NDArray[np.int64]
+    math: NDArray[np.int64]
+    repeat: Array
+    flops: Array
+    weight_bytes: Array
+    kv_bytes: Array
+    activation_bytes: Array
+    network_bytes: Array
+    group: Array
+    launches: Array
+
+    def total(self, name: str) -> Array:
+        """Return a quantity summed over rows and repeats: (requests,)."""
+        return np.asarray((getattr(self, name) * self.repeat).sum(axis=0))
+
+
+def stack(parts: list[Ledger]) -> Ledger:
+    """Return one ledger with the rows of all ``parts``."""
+    width = max(
+        np.broadcast_shapes(*(np.shape(getattr(p, n))[1:] for n in _ARRAYS))[0] if p.names else 1 for p in parts
+    )
+
+    def joined(name: str) -> Array:
+        return np.concatenate([np.broadcast_to(getattr(p, name), (len(p.names), width)) for p in parts if p.names])
+
+    return Ledger(
+        names=tuple(n for p in parts for n in p.names),
+        roles=tuple(r for p in parts for r in p.roles),
+        op_class=np.concatenate([p.op_class for p in parts]),
+        pattern=np.concatenate([p.pattern for p in parts]),
+        math=joined("math").astype(np.int64),
+        repeat=joined("repeat"),
+        flops=joined("flops"),
+        weight_bytes=joined("weight_bytes"),
+        kv_bytes=joined("kv_bytes"),
+        activation_bytes=joined("activation_bytes"),
+        network_bytes=joined("network_bytes"),
+        group=joined("group"),
+        launches=joined("launches"),
+    )
+
+
+_ARRAYS = ("math", "repeat", "flops", "weight_bytes", "kv_bytes", "activation_bytes", "network_bytes", "group", "launches")

@@ -1,0 +1,89 @@
+"""Which bytes a weight takes and at which rate it multiplies, under the precision a request asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.facts.formats import bits_of, find_format
+from bytebound.ledger.ledger import MATH
+from bytebound.ledger.table import matrix_bits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bytebound.documents.values import Text
+    from bytebound.ledger.table import Products, Streams
+
+    Array = NDArray[np.float64]
+
+QUANTIZED_ROLES = frozenset({"attention", "mlp", "expert", "mixer", "conv"})
+"""Roles that weight quantization touches; embeddings, heads, routers and norms stay 16-bit (levers of the big engines)."""
+
+AUTO = "auto"
+
+
+def weight_bits(products: Products, weights: Text, *, place: str = "weights") -> Array:
+    """Return stored bits per weight, (rows, 1) or (rows, requests).
+
+    ``auto`` keeps what the checkpoint stores. A plain or GGUF-mix format covers every matrix; other formats cover the
+    linear layers of the blocks and leave embeddings, head and router in 16 bits.
+    """
+    own = np.array([matrix_bits(s, i) for s, i in zip(products.stored, products.inputs, strict=True)])[:, None]
+    names = np.atleast_1d(np.asarray(weights, dtype=str))
+    kinds, index = np.unique(names, return_inverse=True)
+    columns = []
+    for kind in kinds:
+        if kind == AUTO:
+            columns.append(own[:, 0])
+            continue
+        chosen = find_format(str(kind), place=place)
+        everywhere = chosen.kind in {"plain", "gguf-mix"}
+        target = np.array([matrix_bits(chosen.name, i) for i in products.inputs])
+        keep = np.minimum(own[:, 0], 16.0)
+        touched = np.array([everywhere or role in QUANTIZED_ROLES for role in products.roles])
+        columns.append(np.where(touched, target, keep))
+    return np.stack(columns, axis=1)[:, index.reshape(-1)]
+
+
+def table_bits(streams: Streams, weights: Text) -> Array:
+    """Return stored bits per value of look-up tables and small parameters, (rows, 1) or (rows, requests)."""
+    own = np.array([find_format(s).bits for s in streams.stored])[:, None] if streams.names else np.zeros((0, 1))
+    names = np.atleast_1d(np.asarray(weights, dtype=str))
+    kinds, index = np.unique(names, return_inverse=True)
+    columns = []
+    for kind in kinds:
+        everywhere = kind != AUTO and find_format(str(kind)).kind in {"plain", "gguf-mix"}
+        target = find_format(str(kind)).bits if everywhere else 0.0
+        tables = streams.looked_up > 0
+        columns.append(np.where(tables & everywhere, target, own[:, 0]))
+    return np.stack(columns, axis=1)[:, index.reshape(-1)]
+
+
+def math_codes(products: Products, weights: Text, activations: str) -> NDArray[np.int64]:
+    """Return the index into ``MATH`` each product multiplies in, (rows, 1) or (rows, requests).
+
+    A ``scaled`` format quantizes activations too and multiplies in its own dtype; every other one multiplies in the
+    activation dtype after dequantization.
+    """
+    base = activations if activations in MATH else "bf16"
+    names = np.atleast_1d(np.asarray(weights, dtype=str))
+    kinds, index = np.unique(names, return_inverse=True)
+    columns = []
+    for kind in kinds:
+        codes = []
+        for role, stored in zip(products.roles, products.stored, strict=True):
+            name = stored if kind == AUTO or role not in QUANTIZED_ROLES else str(kind)
+            found = find_format(name)
+            chosen = found.math if found.kind == "scaled" else ("fp32" if found.name == "fp32" else base)
+            codes.append(MATH.index(chosen))
+        columns.append(codes)
+    return np.array(columns, dtype=np.int64).T[:, index.reshape(-1)]
+
+
+def cache_bits(kv: Text, dtype: str) -> Array:
+    """Return bits per KV value, (1,) or (requests,); ``auto`` is the checkpoint's dtype, 16 bits at most."""
+    names = np.atleast_1d(np.asarray(kv, dtype=str))
+    default = min(float(bits_of(dtype)), 16.0)
+    return np.array([default if name == AUTO else find_format(str(name), place="kv").bits for name in names])

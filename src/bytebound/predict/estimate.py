@@ -1,0 +1,340 @@
+"""The Estimate document: one call from names to numbers with intervals, verdict, cost, energy and sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.documents.architecture import Architecture
+from bytebound.documents.device import Machine
+from bytebound.documents.estimate import Estimate, MachineFacts, Memory, ModelFacts, NextWall, OperatorTime, Phase
+from bytebound.documents.values import Interval, Provenance
+from bytebound.errors import QuantityError
+from bytebound.facts.engines import Engine, find_engine
+from bytebound.facts.machines import find_machine
+from bytebound.ledger.inference import lay_out
+from bytebound.ledger.table import compile_table
+from bytebound.models import read_model
+from bytebound.predict.answers import answer, run
+from bytebound.predict.ceilings import Evidence, ceilings_of, evidence_of
+from bytebound.predict.energy import energy_j
+from bytebound.predict.prediction import CAPACITY, Overheads
+from bytebound.predict.roofline import TIME_RESOURCES
+from bytebound.units import SECONDS_PER_HOUR
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bytebound.documents.values import Number
+    from bytebound.documents.work import Serve
+    from bytebound.ledger.table import OpTable
+    from bytebound.predict.prediction import Prediction
+    from bytebound.predict.roofline import Ceilings
+
+    Array = NDArray[np.float64]
+
+SMALL_CARD_BYTES, SMALL_CARD_CHUNK = 70 * 2**30, 2048
+"""vLLM batches 2,048 prompt tokens by default on cards under 70 GiB. Source: vLLM engine arguments (facts/data/engines.csv)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A question with its names resolved: what ``answer`` and the audit work from."""
+
+    architecture: Architecture
+    machine: Machine
+    table: OpTable
+    engine: Engine
+    overheads: Overheads
+    ceilings: Ceilings
+    evidence: Evidence
+
+    @property
+    def chunk(self) -> float:
+        """Most prompt tokens per step by the engine's default; vLLM takes fewer on small cards."""
+        small = self.machine.device.memory_bytes.value < SMALL_CARD_BYTES and self.engine.name == "vllm"
+        return float(SMALL_CARD_CHUNK if small else self.engine.max_batched_tokens)
+
+    def answer(self, work: Serve, ceilings: Ceilings | None = None) -> dict[str, Array]:
+        """Return every number for ``work`` as arrays (requests,)."""
+        return answer(
+            self.table, work, ceilings or self.ceilings, self.overheads, dtype=self.architecture.dtype,
+            engine_chunk=self.chunk,
+        )  # fmt: skip
+
+    def run(self, work: Serve) -> Prediction:
+        """Return the full prediction with its ledgers."""
+        return run(
+            self.table, work, self.ceilings, self.overheads, dtype=self.architecture.dtype,
+            engine_chunk=self.chunk,
+        )  # fmt: skip
+
+
+def settle(model: str | Architecture, machine: str | Machine, engine: str) -> Setting:
+    """Resolve names. Raises UnknownNameError or DocumentError where one is not understood."""
+    architecture = model if isinstance(model, Architecture) else read_model(model)
+    found = machine if isinstance(machine, Machine) else find_machine(machine)
+    chosen = find_engine(engine)
+    overheads = Overheads(
+        host_s_per_step=chosen.host_s_per_step, host_s_per_request=chosen.host_s_per_request,
+        reserve_bytes=chosen.reserve_bytes, memory_share=chosen.memory_share, block_tokens=chosen.block_tokens,
+    )  # fmt: skip
+    return Setting(
+        architecture, found, compile_table(architecture), chosen, overheads, ceilings_of(found), evidence_of(found.device)
+    )
+
+
+def check_degrees(setting: Setting, work: Serve) -> None:
+    """Raise QuantityError where the parallel degrees ask for more than there is."""
+    used = np.asarray(work.tp) * np.asarray(work.pp) * np.asarray(work.dp)
+    if bool(np.any(used > setting.machine.devices)):
+        raise QuantityError(
+            f"tp × pp × dp is {int(used.max())} and {setting.machine.name} has {setting.machine.devices} "
+            f"device{'s' if setting.machine.devices > 1 else ''}",
+            place="tp, pp, dp",
+            mend="lower a degree or name a larger machine, such as "
+            f'"{int(used.max())}x {setting.machine.device.id}"',
+        )
+    experts = setting.table.products.copies.max(initial=1.0)
+    group = np.asarray(work.tp) * np.asarray(work.dp)
+    if bool(np.any(np.asarray(work.ep) > np.minimum(group, experts))):
+        raise QuantityError(
+            f"ep is {int(np.max(work.ep))}; it can be at most tp × dp and the number of experts ({int(experts)})",
+            place="ep",
+            mend="lower ep, or raise dp",
+        )
+    if bool(np.any(np.asarray(work.pp) > setting.table.layers)):
+        raise QuantityError(f"pp is more than the model's {int(setting.table.layers)} layers", place="pp", mend="lower pp")
+
+
+def estimate(model: str | Architecture, machine: str | Machine, work: Serve) -> Estimate:
+    """Return what ``model`` does on ``machine`` under ``work``.
+
+    Args:
+        model: a bundled id, a path to a config.json, GGUF, safetensors or folder, or an Architecture.
+        machine: ``"4x h100-sxm"``, a machine file, or a Machine.
+        work: the request; any quantity may be an array, and the answer has its broadcast shape.
+
+    Raises:
+        UnknownNameError, DocumentError, QuantityError: the request could not be understood.
+    """
+    return estimate_on(settle(model, machine, work.engine), work)
+
+
+def estimate_on(setting: Setting, work: Serve) -> Estimate:
+    """Return the estimate of ``work`` on a resolved setting."""
+    check_degrees(setting, work)
+    named = setting.answer(work)
+    shape = work.shape
+
+    def out(name: str) -> Number:
+        value = named[name]
+        return value.reshape(shape) if shape else float(value[0])
+
+    missing = _missing(setting, named)
+    devices = np.asarray(work.tp) * np.asarray(work.pp) * np.asarray(work.dp)
+    energy = energy_j(setting.machine.device, named, devices)
+    price = setting.machine.usd_per_device_hour
+    rate = out("tokens_per_s")
+    spread, first = setting.evidence.tpot_spread, setting.evidence.ttft_spread
+    floor = out("decode.floor_s")
+    tokens = _interval(rate, spread, None)
+    prediction = setting.run(work) if not shape else None
+    return Estimate(
+        model=_model_facts(setting, work),
+        machine=MachineFacts(setting.machine.name, setting.machine.devices, _scalar(devices, shape)),
+        work=understood(setting, work),
+        ttft_s=_interval(out("ttft_s"), first, out("prefill.floor_s")),
+        tpot_s=_interval(out("tpot_s"), spread, floor if setting.table.kind == "decoder" and not np.any(work.draft_tokens) else None),
+        tokens_per_s=tokens,
+        request_s=_interval(out("request_s"), spread, None),
+        memory=_memory(out, named, shape),
+        decode=_phase("decode", named, shape, prediction),
+        prefill=_phase("prefill", named, shape, prediction),
+        verdict=_verdict(named["verdict"], shape),
+        elasticity=_elasticity(out),
+        next_wall=next_wall(setting, work, float(named["verdict"][0])) if not shape else None,
+        usd_per_mtok=None
+        if price is None
+        else Interval(
+            *(price_part * devices / SECONDS_PER_HOUR / rate_part * 1e6 for price_part, rate_part in (
+                (price.value, tokens.value), (price.low or price.value, tokens.high), (price.high or price.value, tokens.low)
+            ))
+        ),
+        joules_per_token=None if energy is None else _interval(_shaped(energy, shape), setting.evidence.energy_spread, None),
+        power_w=None if energy is None else _shaped(energy * named["tokens_per_s"], shape),
+        provenance=_provenance(setting),
+        notes=_notes(setting, work),
+        missing=missing,
+    )  # fmt: skip
+
+
+def _scalar(value: NDArray[Any], shape: tuple[int, ...]) -> Number:
+    return np.broadcast_to(value, shape).astype(float) if shape else int(value)
+
+
+def _shaped(value: Array, shape: tuple[int, ...]) -> Number:
+    return value.reshape(shape) if shape else float(value[0])
+
+
+def _interval(value: Number, spread: float, floor: Number | None) -> Interval:
+    low = value / spread
+    if floor is not None:
+        low = np.minimum(np.maximum(low, floor), value)
+        low = low if np.ndim(low) else float(low)
+    return Interval(value, low, value * spread)
+
+
+def _model_facts(setting: Setting, work: Serve) -> ModelFacts:
+    whole = replace(work, tp=1, pp=1, dp=1, ep=1, batch=1)
+    request = lay_out(setting.table, whole, dtype=setting.architecture.dtype, engine_chunk=1.0)
+    from bytebound.ledger.inference import kv_bytes_per_token  # noqa: PLC0415 - beside its only use
+
+    per_token = np.broadcast_to(kv_bytes_per_token(setting.table, request), (int(np.prod(work.shape)) if work.shape else 1,))
+    return ModelFacts(
+        setting.architecture.name, setting.architecture.parameters, setting.architecture.active_parameters,
+        _shaped(per_token, work.shape),
+    )  # fmt: skip
+
+
+def understood(setting: Setting, work: Serve) -> dict[str, Any]:
+    """Return the request as it was understood, defaults shown."""
+    shown = {f.name: getattr(work, f.name) for f in fields(work)}
+    stored = sorted({s for s, role in zip(setting.table.products.stored, setting.table.products.roles, strict=True) if role not in {"head"}})
+    if isinstance(work.weights, str) and work.weights == "auto":
+        shown["weights"] = f"auto ({', '.join(stored)})"
+    if isinstance(work.kv, str) and work.kv == "auto":
+        shown["kv"] = f"auto ({setting.architecture.dtype if setting.architecture.dtype != 'fp32' else 'fp16'})"
+    if not np.any(work.chunk):
+        shown["chunk"] = setting.chunk
+    return shown
+
+
+def _memory(out: Any, named: dict[str, Array], shape: tuple[int, ...]) -> Memory:
+    fits = named["fits"] > 0
+    return Memory(
+        out("weights_bytes"), out("kv_bytes"), out("activation_bytes"), out("reserve_bytes"), out("total_bytes"),
+        out("usable_bytes"), fits.reshape(shape) if shape else bool(fits[0]), out("max_kv_tokens"),
+    )  # fmt: skip
+
+
+def _names(codes: Array, shape: tuple[int, ...]) -> str | NDArray[np.str_]:
+    labels = np.array([*TIME_RESOURCES, "capacity"])[codes.astype(int)]
+    return labels.reshape(shape) if shape else str(labels[0])
+
+
+def _verdict(codes: Array, shape: tuple[int, ...]) -> str | NDArray[np.str_]:
+    return _names(np.where(codes == CAPACITY, len(TIME_RESOURCES), codes), shape)
+
+
+def _phase(phase: str, named: dict[str, Array], shape: tuple[int, ...], prediction: Prediction | None) -> Phase:
+    def out(name: str) -> Number:
+        return _shaped(named[f"{phase}.{name}"], shape)
+
+    operators: tuple[OperatorTime, ...] = ()
+    if prediction is not None:
+        operators = operator_times(prediction, phase)
+    return Phase(
+        seconds=out("seconds"), flops=out("flops"), weight_bytes=out("weight_bytes"), kv_bytes=out("kv_bytes"),
+        activation_bytes=out("activation_bytes"), network_bytes=out("network_bytes"), intensity=out("intensity"),
+        mbu=out("mbu"), mfu=out("mfu"), bound=_names(named[f"{phase}.bound"], shape),
+        shares={name: out(f"share.{index}") for index, name in enumerate(TIME_RESOURCES)}, floor_s=out("floor_s"),
+        operators=operators,
+    )  # fmt: skip
+
+
+def operator_times(prediction: Prediction, phase: str) -> tuple[OperatorTime, ...]:
+    """Return the rows of one phase that do anything, in order, for a single request."""
+    timing, ledger = (
+        (prediction.decode, prediction.decode_ledger) if phase == "decode" else (prediction.prefill, prediction.prefill_ledger)
+    )
+
+    def at(values: Array, row: int) -> float:
+        return float((values * ledger.repeat)[row, 0])
+
+    return tuple(
+        OperatorTime(
+            name=name, role=ledger.roles[i], repeat=float(ledger.repeat[i, 0]), flops=at(ledger.flops, i),
+            weight_bytes=at(ledger.weight_bytes, i), kv_bytes=at(ledger.kv_bytes, i),
+            activation_bytes=at(ledger.activation_bytes, i), network_bytes=at(ledger.network_bytes, i),
+            seconds=float(timing.rows[i, 0]), bound=TIME_RESOURCES[int(timing.bound[i, 0])],
+        )
+        for i, name in enumerate(ledger.names)
+        if timing.rows[i, 0] > 0
+    )  # fmt: skip
+
+
+def _elasticity(out: Any) -> dict[str, Number]:
+    """Return % change of tokens_per_s per +1 % of each ceiling; host time and launches are ``overhead`` (more is slower).
+
+    The step is a sum of parts, each inverse to one ceiling, so the elasticity of the rate is that part's share.
+    """
+    return {
+        "memory_bandwidth": out("share.0") + out("share.1") + out("share.2"),
+        "memory_capacity": out("share.0") * 0.0,
+        "compute": out("share.3"),
+        "scale_up_link": out("share.4"),
+        "scale_out_link": out("share.5"),
+        "host_link": out("share.6"),
+        "overhead": -out("share.7"),
+    }
+
+
+def next_wall(setting: Setting, work: Serve, verdict: float) -> NextWall | None:
+    """Return what binds next as the batch, and else the context, doubles; None where nothing changes up to 4,096 times."""
+    if verdict == CAPACITY:
+        return None
+    factors = 2.0 ** np.arange(1, 13)
+    for quantity, label in (("batch", "batch"), ("prompt", "prompt of")):
+        values = np.asarray(getattr(work, quantity), dtype=float) * factors
+        codes = setting.answer(replace(work, **{quantity: values}))["verdict"]
+        changed = np.flatnonzero(codes != verdict)
+        if len(changed):
+            first = int(changed[0])
+            unit = "" if quantity == "batch" else " tokens"
+            return NextWall(str(_verdict(codes[first : first + 1], ())), f"{label} {values[first]:,.0f}{unit}")
+    return None
+
+
+def _missing(setting: Setting, named: dict[str, Array]) -> dict[str, str]:
+    device = setting.machine.device
+    missing = {}
+    if setting.machine.usd_per_device_hour is None:
+        missing["usd_per_mtok"] = f"no rental price is known for {device.id}; give one in a machine file or price catalogue"
+    if device.power_w is None:
+        missing["joules_per_token"] = f"no power figure is known for {device.id}"
+    if not np.all(named["fits"] > 0):
+        short = float(np.max(named["total_bytes"] - named["usable_bytes"]))
+        missing["tokens_per_s"] = f"does not fit: {short / 2**30:.1f} GiB short on the fullest device"
+    if setting.table.kind == "encoder":
+        missing["tpot_s"] = "an encoder answers in one pass; tokens_per_s counts prompt tokens"
+    return missing
+
+
+def _notes(setting: Setting, work: Serve) -> tuple[str, ...]:
+    notes = list(setting.architecture.notes)
+    if setting.table.kind == "denoiser":
+        notes.append("image model: tokens_per_s counts images, tpot_s is one denoising pass; guidance doubles the passes")
+    if np.any(np.asarray(work.tp) > setting.machine.device.scaleup_devices):
+        notes.append(f"tp is wider than the {setting.machine.device.scaleup_devices} devices one scale-up link joins")
+    return tuple(notes)
+
+
+def _provenance(setting: Setting) -> tuple[Provenance, ...]:
+    device = setting.machine.device
+    items = [
+        Provenance("model shape", "cited", setting.architecture.source),
+        Provenance("memory capacity", device.memory_bytes.how, device.memory_bytes.source),
+        Provenance("memory bandwidth", device.memory_bytes_per_s.how, device.memory_bytes_per_s.source),
+    ]
+    if "bf16" in device.flop_per_s or device.flop_per_s:
+        figure = device.flop_per_s.get("bf16") or next(iter(device.flop_per_s.values()))
+        items.append(Provenance("matrix rate", figure.how, figure.source))
+    items += list(setting.evidence.provenance)
+    items.append(Provenance("engine reserve and host cost", setting.engine.how, setting.engine.source))
+    price = setting.machine.usd_per_device_hour
+    if price is not None:
+        items.append(Provenance("price", price.how, f"{price.source} ({price.when})" if price.when else price.source))
+    return tuple(items)

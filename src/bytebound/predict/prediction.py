@@ -1,0 +1,178 @@
+"""The vectorised heart: requests × ceilings -> times, memory, rates and verdict, as arrays of shape (requests,)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.ledger import inference
+from bytebound.predict.roofline import COMPUTE, HOST_LINK, KV, OVERHEAD, SCALE_OUT_LINK, SCALE_UP_LINK, WEIGHT, Ceilings, Timing, lay_on
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bytebound.ledger.inference import Request
+    from bytebound.ledger.ledger import Ledger
+    from bytebound.ledger.table import OpTable
+
+    Array = NDArray[np.float64]
+
+CAPACITY = -1
+"""Verdict code for what does not fit; other codes index ``TIME_RESOURCES``."""
+
+PREFILL_TOGETHER_TOKENS = 1024.0
+"""Under load an engine fills a prefill pass with short prompts up to about here before waiting costs more than it saves
+(assumed; the bf16 ridge of data-centre parts is 150 to 300 tokens, so weights are amortised well before)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overheads:
+    """What an engine adds: host time per step and per request [s], reserved memory [B], usable share, page size [tokens]."""
+
+    host_s_per_step: float
+    host_s_per_request: float
+    reserve_bytes: float
+    memory_share: float
+    block_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """Bytes on the fullest device, (requests,)."""
+
+    weights: Array
+    kv: Array
+    activations: Array
+    reserve: Array
+    usable: Array
+    kv_per_token: Array
+    max_kv_tokens: Array
+
+    @property
+    def total(self) -> Array:
+        """Everything the work needs on that device."""
+        return self.weights + self.kv + self.activations + self.reserve
+
+    @property
+    def fits(self) -> NDArray[np.bool_]:
+        """Whether it does."""
+        return np.asarray(self.total <= self.usable)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Everything ``estimate`` prints, before intervals; arrays (requests,)."""
+
+    decode: Timing
+    prefill: Timing
+    decode_ledger: Ledger
+    prefill_ledger: Ledger
+    residence: Residence
+    ttft_s: Array
+    tpot_s: Array
+    request_s: Array
+    tokens_per_s: Array
+    prefill_request_s: Array
+    spent: Array
+    verdict: NDArray[np.int64]
+
+
+def reside(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads) -> Residence:
+    """Return what is resident per device. KV is counted with every sequence at its full length, in whole pages."""
+    length = r.prompt + r.output
+    paged = np.ceil(length / engine.block_tokens) * engine.block_tokens
+    per_sequence = inference.kv_bytes_per_sequence(table, r, paged)
+    decoder = table.kind == "decoder"
+    weights = inference.resident_weight_bytes(table, r)
+    activations = inference.activation_peak_bytes(table, r)
+    usable = ceilings.memory_bytes * engine.memory_share
+    reserve = engine.reserve_bytes + np.zeros_like(weights + usable)
+    kv = (r.batch * per_sequence if decoder else np.zeros_like(per_sequence)) + np.zeros_like(weights)
+    per_token = inference.kv_bytes_per_token(table, r)
+    room = np.maximum(usable - weights - activations - reserve, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        held = np.where(per_sequence > 0, room / per_sequence * paged, 0.0)
+        tokens = np.where(per_token > 0, np.maximum(held, room / np.maximum(per_token, 1e-300)), 0.0)
+    return Residence(weights, kv, activations, reserve, usable + np.zeros_like(weights), per_token, np.floor(tokens))
+
+
+def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *, acceptance: Array | float, draft_cost: Array | float,
+            denoise_steps: Array | float, continuous: bool) -> Prediction:  # fmt: skip
+    """Return the prediction for every request.
+
+    Decoding advances ``batch`` sequences by one token (by the expected accepted tokens under speculation). Under
+    continuous batching the other ``batch − 1`` sequences each need one prefill while one request decodes its ``output``
+    tokens, so TPOT = step + (batch − 1) × prefill / output. Throughput shares the device in the same way.
+
+    Source: Orca (OSDI 2022) for the schedule; Leviathan et al. 2023 eq. 1 for the expected accepted tokens.
+    """
+    one = np.ones((1,))
+    decode_ledger = inference.decode_ledger(table, r)
+    decode = lay_on(decode_ledger, ceilings, host_s=engine.host_s_per_step)
+    encoder_only = table.kind == "encoder"
+    alone = r.batch if encoder_only else one
+    prefill_ledger = inference.prefill_ledger(table, r, alone)
+    prefill = lay_on(prefill_ledger, ceilings, host_s=engine.host_s_per_step)
+    ttft = prefill.total + engine.host_s_per_request
+    together = np.maximum(np.floor(PREFILL_TOGETHER_TOKENS / r.prompt), 1.0)
+    together = np.minimum(together, r.batch) if not encoder_only else one
+    if bool(np.any(together > 1)):
+        many = lay_on(inference.prefill_ledger(table, r, together), ceilings, host_s=engine.host_s_per_step)
+        prefill_request = many.total / together / r.pp
+    else:
+        prefill_request = prefill.total / r.pp
+    accepted = _accepted_tokens(r.draft, acceptance)
+    per_token = decode.total * (1 + r.draft * draft_cost) / accepted
+    residence = reside(table, r, ceilings, engine)
+    if encoder_only:
+        request, tpot = ttft, np.full_like(ttft, np.nan)
+        tokens_per_s = r.dp * r.pp * r.batch * r.prompt / ttft
+        spent = prefill.spent
+    elif table.kind == "denoiser":
+        request = ttft + denoise_steps * decode.total
+        tpot, tokens_per_s, ttft = decode.total, r.dp * r.pp * r.batch / request, request
+        spent = prefill.spent + denoise_steps * decode.spent
+    else:
+        stalls = (r.batch - 1) / r.output if continuous else np.zeros((1,))
+        tpot = per_token + np.where(r.disaggregated > 0, 0.0, stalls * prefill_request)
+        request = ttft + np.maximum(r.output - 1, 0) * tpot
+        cycle = r.output * per_token + r.batch * prefill_request
+        tokens_per_s = r.dp * r.batch * r.output / cycle
+        spent = prefill.spent * (r.batch * prefill_request / prefill.total) + decode.spent * (r.output * per_token / decode.total)
+    binds = spent.argmax(axis=0)
+    verdict = np.where(residence.fits, binds, CAPACITY)
+    shape = np.broadcast_shapes(ttft.shape, tokens_per_s.shape, verdict.shape)
+    ttft, tpot, request, tokens_per_s = (np.broadcast_to(x, shape) for x in (ttft, tpot, request, tokens_per_s))
+    return Prediction(
+        decode, prefill, decode_ledger, prefill_ledger, residence, ttft, tpot, request, tokens_per_s,
+        np.broadcast_to(prefill_request, shape), spent, np.broadcast_to(verdict, shape),
+    )  # fmt: skip
+
+
+def _accepted_tokens(draft: Array, acceptance: Array | float) -> Array:
+    """Return expected tokens per speculative step: (1 − α^(γ+1)) / (1 − α).
+
+    Source: Leviathan, Kalman, Matias 2023 (arXiv 2211.17192), equation 1.
+    """
+    alpha = np.minimum(np.asarray(acceptance, dtype=float), 1 - 1e-9)
+    return np.asarray((1 - alpha ** (draft + 1)) / (1 - alpha))
+
+
+def time_elasticity(prediction: Prediction) -> dict[str, Array]:
+    """Return % change of tokens_per_s per +1 % of each resource, (requests,).
+
+    The time is a sum of parts that are each inversely proportional to one ceiling, so the elasticity of its inverse is
+    that part's share. Capacity changes nothing at a stated batch that fits.
+    """
+    share = prediction.spent / prediction.spent.sum(axis=0)
+    return {
+        "memory_bandwidth": share[WEIGHT : COMPUTE].sum(axis=0),
+        "memory_capacity": np.zeros_like(share[KV]),
+        "compute": share[COMPUTE],
+        "scale_up_link": share[SCALE_UP_LINK],
+        "scale_out_link": share[SCALE_OUT_LINK],
+        "host_link": share[HOST_LINK],
+        "overhead": share[OVERHEAD],
+    }

@@ -1,0 +1,173 @@
+"""Lay a ledger on ceilings: seconds per row, and the resource each second is spent on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.errors import PhysicsError
+from bytebound.ledger.ledger import ALL_REDUCE, ALL_TO_ALL, COLLECTIVE, HOST, SCALE_OUT, SEND, Ledger
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+WEIGHT, KV, ACTIVATION, COMPUTE, SCALE_UP_LINK, SCALE_OUT_LINK, HOST_LINK, OVERHEAD = range(8)
+TIME_RESOURCES = (
+    "weight-bandwidth",
+    "kv-bandwidth",
+    "activation-bandwidth",
+    "compute",
+    "scale-up-link",
+    "scale-out-link",
+    "host-link",
+    "overhead",
+)
+"""What a second can be spent on; indices are the constants above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What a device can do at best, and which share of it kernels attain. Any field may be an array over requests.
+
+    Args:
+        memory_bytes: memory the driver shows [B]. memory_bytes_per_s: datasheet bandwidth [B/s].
+        flop_per_s: dense peak per entry of ``ledger.MATH``, (dtypes,) or (dtypes, requests) [FLOP/s].
+        compute_share, memory_share: attainable share of the two roofs per operator class, (classes,).
+        floor_s: launch floor per kernel and class, (classes,) [s]; collectives: latency per operation.
+        scaleup, scaleout, host: link rates per device and direction [B/s]; ``domain`` devices one scale-up link joins.
+        link_share: attainable share of a link.
+    """
+
+    memory_bytes: Array
+    memory_bytes_per_s: Array
+    flop_per_s: Array
+    compute_share: Array
+    memory_share: Array
+    floor_s: Array
+    scaleup_bytes_per_s: Array
+    scaleout_bytes_per_s: Array
+    host_bytes_per_s: Array
+    domain: Array
+    link_share: Array
+    scaleout_floor_s: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one step. ``rows`` (rows, requests) with repeats; ``spent`` (time resources, requests); ``total`` their sum.
+
+    ``floor_s`` is the physical floor: every byte at datasheet bandwidth or every FLOP at peak, whichever is longer.
+    """
+
+    rows: Array
+    bound: NDArray[np.int64]
+    spent: Array
+    total: Array
+    floor_s: Array
+
+
+def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0) -> Timing:
+    """Return the time of one step: per row ``floor × launches + max(FLOP / (peak × share), bytes / (bandwidth × share))``.
+
+    Rows run one after another. Collectives add ``latency + traffic / (link × share)``.
+
+    Args:
+        ledger: one step on one device.
+        ceilings: the device.
+        host_s: host time per step that nothing hides [s].
+
+    Raises:
+        PhysicsError: the result is under the floor (a bug of ours).
+
+    Source: Williams, Waterman, Patterson, CACM 52(4) 2009, per operator, with Hockney's latency term.
+    Bounds: an estimate; never under ``floor_s``.
+    """
+    peak = ceilings.flop_per_s
+    rate = np.take(peak, ledger.math, axis=0) if peak.ndim == 1 else np.take_along_axis(peak, _wide(ledger.math, peak), axis=0)
+    compute_share = ceilings.compute_share[ledger.op_class][:, None]
+    memory_share = ceilings.memory_share[ledger.op_class][:, None]
+    floor = ceilings.floor_s[ledger.op_class][:, None]
+    weight, kv, activation = ledger.weight_bytes, ledger.kv_bytes, ledger.activation_bytes
+    moved = weight + kv + activation
+    compute_s = ledger.flops / (rate * compute_share)
+    memory_s = moved / (ceilings.memory_bytes_per_s * memory_share)
+    busy = np.maximum(compute_s, memory_s)
+    collective = (ledger.op_class == COLLECTIVE)[:, None]
+    launches = np.where(collective, 0.0, floor * ledger.launches)
+    up_s, out_s, host_link_s = _network(ledger, ceilings)
+    rows = (busy + launches + up_s + out_s + host_link_s) * ledger.repeat
+    by_compute = compute_s > memory_s
+    memory_part = np.where(by_compute, 0.0, memory_s) * ledger.repeat / np.maximum(moved, 1e-300)
+    spent = np.stack(
+        [
+            (memory_part * weight).sum(axis=0),
+            (memory_part * kv).sum(axis=0),
+            (memory_part * activation).sum(axis=0),
+            (np.where(by_compute, compute_s, 0.0) * ledger.repeat).sum(axis=0),
+            (up_s * ledger.repeat).sum(axis=0),
+            (out_s * ledger.repeat).sum(axis=0),
+            (host_link_s * ledger.repeat).sum(axis=0),
+            (launches * ledger.repeat).sum(axis=0) + host_s,
+        ]
+    )
+    total = spent.sum(axis=0)
+    floor_s = np.maximum(
+        (ledger.flops * ledger.repeat / rate).sum(axis=0), (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s
+    )
+    if bool(np.any(total < floor_s * (1 - 1e-9))) or not bool(np.all(np.isfinite(total))):
+        raise PhysicsError("a step came out faster than its bytes over peak bandwidth or its FLOPs over peak rate")
+    return Timing(rows=rows, bound=_bound(ledger, by_compute, launches, busy, up_s, out_s, host_link_s), spent=spent, total=total, floor_s=floor_s)
+
+
+def _wide(math: NDArray[np.int64], peak: Array) -> NDArray[np.int64]:
+    return np.broadcast_to(math, (math.shape[0], max(math.shape[1], peak.shape[1])))
+
+
+def _bound(
+    ledger: Ledger, by_compute: NDArray[np.bool_], launches: Array, busy: Array, up_s: Array, out_s: Array, host_s: Array
+) -> NDArray[np.int64]:
+    """Return the index into ``TIME_RESOURCES`` that each row spends most of its time on."""
+    kinds = np.stack(np.broadcast_arrays(ledger.weight_bytes, ledger.kv_bytes, ledger.activation_bytes))
+    roof = np.where(by_compute, COMPUTE, kinds.argmax(axis=0))
+    links = np.stack(np.broadcast_arrays(up_s, out_s, host_s))
+    network = np.where(links.sum(axis=0) > 0, SCALE_UP_LINK + links.argmax(axis=0), OVERHEAD)
+    collective = (ledger.op_class == COLLECTIVE)[:, None]
+    return np.asarray(np.where(collective, network, np.where(launches > busy, OVERHEAD, roof)), dtype=np.int64)
+
+
+def _network(ledger: Ledger, c: Ceilings) -> tuple[Array, Array, Array]:
+    """Return seconds per occurrence on the scale-up, scale-out and host links, each (rows, requests).
+
+    A group inside one scale-up domain uses that link alone. A larger group works in two levels: reduce-scatter and
+    all-gather inside the domain, the reduced part between domains.
+
+    Source: ring all-reduce 2 (n − 1)/n S, all-gather and all-to-all (n − 1)/n S (Thakur et al. 2005); hierarchical sum
+    of the two levels (NCCL tree/ring documentation).
+    """
+    if not bool(np.any(ledger.pattern > 0)):
+        zero = np.zeros((len(ledger.names), 1))
+        return zero, zero, zero
+    pattern = ledger.pattern[:, None]
+    n = ledger.group
+    local = np.minimum(n, c.domain)
+    nodes = np.maximum(np.ceil(n / c.domain), 1.0)
+    payload = ledger.network_bytes
+    reduce = pattern == ALL_REDUCE
+    up_volume = np.where(reduce, 2 * (local - 1) / local * payload, (local - 1) / local / nodes * payload)
+    out_volume = np.where(reduce, 2 * (nodes - 1) / nodes * payload / local, (nodes - 1) / nodes * payload)
+    hops = np.maximum(n - 1, 0)
+    inside = n <= c.domain
+    up_volume = np.where(pattern == SEND, np.where(inside, hops * payload, 0.0), up_volume)
+    out_volume = np.where(pattern == SEND, np.where(inside, 0.0, (nodes - 1) * payload), out_volume)
+    rings = (pattern == ALL_REDUCE) | (pattern == ALL_TO_ALL) | (pattern == SEND)
+    steps = np.where(pattern == SEND, hops, 1.0) * ledger.launches
+    floor = c.floor_s[COLLECTIVE]
+    up = np.where(rings & (up_volume > 0), steps * floor + up_volume / (c.scaleup_bytes_per_s * c.link_share), 0.0)
+    out = np.where(rings & (out_volume > 0), steps * c.scaleout_floor_s + out_volume / (c.scaleout_bytes_per_s * c.link_share), 0.0)
+    out = out + np.where(pattern == SCALE_OUT, payload / (c.scaleout_bytes_per_s * c.link_share), 0.0)
+    host = np.where(pattern == HOST, payload / (c.host_bytes_per_s * c.link_share), 0.0)
+    return up, out, host
