@@ -45,7 +45,7 @@ UNITS: dict[str, dict[str, float]] = {
     "watts": {"mW": 1e-3, **_scaled("W")},
     "requests per second": {"/s": 1.0, "/min": 1 / 60, "/h": 1 / SECONDS_PER_HOUR, "/d": 1 / 86400},
     "US dollars per hour": {"$/h": 1.0, "USD/h": 1.0, "$/month": SECONDS_PER_HOUR / SECONDS_PER_MONTH},
-    "US dollars": {"$": 1.0, "USD": 1.0, "k$": 1e3, "M$": 1e6},
+    "US dollars": {"$": 1.0, "USD": 1.0, "$k": 1e3, "$M": 1e6},
     "fraction": {"%": 0.01, "": 1.0, "x": 1.0, "×": 1.0},
 }
 """Dimension -> spelling -> factor to the SI value used inside."""
@@ -114,7 +114,7 @@ def _example(dimension: str) -> str:
         "watts": "700W",
         "requests per second": "5/s",
         "US dollars per hour": "$2.49/h",
-        "US dollars": "$30000",
+        "US dollars": "$30000 or $2.2M",
         "fraction": "25% or 0.25",
     }[dimension]
 

@@ -31,6 +31,8 @@ FIX_DRAWS = 1000
 """Draws for a fix: the 10/50/90 % months move by less than one month beyond this."""
 LITTLE = 0.03
 SAFE_PROBABILITY = 0.1
+HARDWARE = ("more-devices", "roadmap-device")
+ROADMAP_SHOWN = 3
 QUALITY_ORDER = ("any", "near-lossless", "lossless")
 HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 
@@ -63,9 +65,7 @@ def all_fixes(s: Situation, before: Starves) -> tuple[Fix, ...]:
     spot = centre(few.now)
     fixes: list[Fix] = []
     for lever in LEVERS:
-        if lever.name.endswith(("training", "optimizer", "recompute")) and few.case.kind not in {"train", "finetune"}:
-            continue
-        if lever.name == "lora" and few.case.kind not in {"train", "finetune"}:
+        if few.case.kind not in lever.kinds:
             continue
         changed = lever.apply(few.case, few.today)
         if isinstance(changed, Refusal):
@@ -165,7 +165,8 @@ def _roadmap_devices(s: Situation, spot: tuple[int, int, int], before: Starves) 
         except ByteboundError as error:
             fix = Fix("roadmap-device", f"Move to {machine.device.id}", None, None, None, "none", "rejected", error.message, "facts")
         found.append(fix if machine.usd_per_device_hour or fix.usd_per_month is None else replace_price(fix))
-    return found
+    better = sorted((fix for fix in found if fix.status == "helps"), key=lambda fix: (round(_risk(fix), 2), _price(fix)))
+    return better[:ROADMAP_SHOWN] or found[:1]
 
 
 def replace_price(fix: Fix) -> Fix:
@@ -174,22 +175,34 @@ def replace_price(fix: Fix) -> Fix:
 
 
 def _ranked(fixes: list[Fix], before: Starves) -> tuple[Fix, ...]:
-    """Mark the cheapest fix that makes the workload safe (else the one that helps most) and sort."""
-    helping = [fix for fix in fixes if fix.status == "helps" and fix.starves_after is not None]
-    safe = [fix for fix in helping if fix.starves_after is not None and fix.starves_after.probability <= SAFE_PROBABILITY]
+    """Mark the fix to try first and sort: software before hardware, then by price.
 
-    def price(fix: Fix) -> float:
-        return fix.usd_per_month if fix.usd_per_month is not None else 1e15
-
-    def risk(fix: Fix) -> float:
-        return fix.starves_after.probability if fix.starves_after else 1.0
-
+    A workload at risk gets the cheapest fix that makes it safe, else the one that lowers the risk most. One that is safe
+    already gets the largest saving, if any.
+    """
+    helping = [fix for fix in fixes if fix.status == "helps"]
     chosen: Fix | None = None
-    if before.probability > 0 and helping:
-        chosen = min(safe, key=price) if safe and before.probability > SAFE_PROBABILITY else min(helping, key=lambda f: (round(risk(f), 2), price(f)))
+    if before.probability > SAFE_PROBABILITY:
+        safe = [fix for fix in helping if _risk(fix) <= SAFE_PROBABILITY]
+        lower = [fix for fix in helping if _risk(fix) < before.probability - LITTLE]
+        if safe:
+            chosen = min(safe, key=_price)
+        elif lower:
+            chosen = min(lower, key=lambda fix: (round(_risk(fix), 2), _price(fix)))
+    else:
+        saving = [fix for fix in helping if fix.lever not in HARDWARE and (fix.usd_per_month or 0.0) < 0 and _risk(fix) <= SAFE_PROBABILITY]
+        chosen = min(saving, key=_price) if saving else None
     order = {"recommended": 0, "helps": 1, "little-effect": 2, "rejected": 3}
     marked = [replace(fix, status="recommended") if fix is chosen else fix for fix in fixes]
-    return tuple(sorted(marked, key=lambda f: (order[f.status], round(risk(f), 2) if f.status == "helps" else 0, price(f))))
+    return tuple(sorted(marked, key=lambda fix: (order[fix.status], round(_risk(fix), 2) if fix.status == "helps" else 0.0, _price(fix))))
+
+
+def _price(fix: Fix) -> tuple[bool, float]:
+    return fix.lever in HARDWARE, fix.usd_per_month if fix.usd_per_month is not None else 1e15
+
+
+def _risk(fix: Fix) -> float:
+    return fix.starves_after.probability if fix.starves_after else 1.0
 
 
 def roadmap_machines(machines: tuple[tuple[Machine, int], ...], device: str) -> tuple[tuple[Machine, int], ...]:

@@ -25,6 +25,7 @@ from bytebound.facts.machines import find_machine
 from bytebound.facts.devices import devices
 from bytebound.facts.roadmap import roadmap
 from bytebound.plan.case import Case
+from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.estimate import check_degrees, settle
 from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
 
@@ -157,6 +158,7 @@ def upcoming_machines(fleet: Fleet, horizon: int) -> tuple[tuple[Machine, int], 
     for device, month in wanted.items():
         try:
             machine = find_machine(f"8x {device}")
+            ceilings_of(machine)
         except ByteboundError:
             continue  # announced without a rate or a bandwidth: nothing can be computed on it yet
         if machine.device.kind in {"gpu", "tpu", "asic"} and machine.device.scaleup_bytes_per_s is not None:

@@ -64,18 +64,21 @@ class Surface:
             strict=True,
         )
         shape = np.broadcast_shapes(*(cell.shape for cell in cells))
-        logs = np.log(np.minimum(self.device_s, 1e300))
-        total = np.zeros(shape)
+        finite = np.isfinite(self.device_s)
+        logs = np.log(np.where(finite, self.device_s, 1.0))
+        total, known = np.zeros(shape), np.zeros(shape)
         for corner in np.ndindex(*(min(2, size) for size in self.axes.shape)):
             weight = np.ones(())
             index = []
             for step, w, cell, size in zip(corner, weights, cells, self.axes.shape, strict=True):
                 weight = weight * (w if step else 1 - w)
                 index.append(np.minimum(cell + step, size - 1))
-            total = total + np.where(weight > 0, weight * logs[tuple(index)], 0.0)
+            spot = tuple(index)
+            weight = np.where(finite[spot], weight, 0.0)
+            total, known = total + weight * logs[spot], known + weight
         near = tuple(np.minimum(cell + (w > 0.5), size - 1) for w, cell, size in zip(weights, cells, self.axes.shape, strict=True))
-        seconds = np.exp(total)
-        return np.where(seconds > 1e100, np.inf, seconds), self.limit[near], self.use[(slice(None), *near)]
+        seconds = np.exp(total / np.maximum(known, 1e-300))
+        return np.where(finite[near], seconds, np.inf), self.limit[near], self.use[(slice(None), *near)]
 
 
 def _place(axis: Array, value: Array) -> tuple[Array, NDArray[np.int64]]:

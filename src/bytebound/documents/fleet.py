@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from bytebound.errors import DocumentError
+from bytebound.errors import DocumentError, QuantityError
 from bytebound.units import parse
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ MONTH_LIMIT = 120
 
 def _quantity(dimension: str) -> BeforeValidator:
     def read(value: object) -> object:
-        return parse(value, dimension) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse(value, dimension)
+        except QuantityError as error:  # pydantic collects ValueErrors with their place
+            raise ValueError(str(error)) from None
 
     return BeforeValidator(read)
 

@@ -35,9 +35,6 @@ class Today:
     prefill_time_share: float
 
 
-Apply = "Callable[[Case, Today], Case | Refusal]"
-
-
 @dataclass(frozen=True, slots=True)
 class Lever:
     """A lever: its function, what it costs in quality, and where its formula or effect is published."""
@@ -48,6 +45,7 @@ class Lever:
     quality_note: str
     quality: str
     source: str
+    kinds: tuple[str, ...] = ("serve", "edge")
 
 
 def _serve(case: Case) -> Serve | None:
@@ -275,16 +273,16 @@ LEVERS: tuple[Lever, ...] = (
     Lever("fp8-kv", "Keep the KV cache in fp8", quantize_kv("fp8"), "near lossless with calibrated scales", "near-lossless", "vLLM quantized_kvcache.md@0609ba1"),
     Lever("int8-kv", "Keep the KV cache in int8", quantize_kv("int8"), "GSM8K 54.97 → 56.41, MMLU 61.48 → 61.56 (Qwen1.5-7B)", "near-lossless", "InternLM/lmdeploy kv_quant.md@1263d5c"),
     Lever("larger-batch", "Let four times as many sequences run together", larger_batch, "none", "lossless", "levers of batching: bytes per token = W/B + S·kv"),
-    Lever("double-tp", "Double tensor parallelism", change_tp(2), "none", "lossless", "Megatron-LM, arXiv 1909.08053; gpt-fast README (×3.13 on 8)"),
-    Lever("halve-tp", "Halve tensor parallelism", change_tp(0.5), "none", "lossless", "Megatron-LM, arXiv 1909.08053"),
+    Lever("double-tp", "Double tensor parallelism", change_tp(2), "none", "lossless", "Megatron-LM, arXiv 1909.08053; gpt-fast README (×3.13 on 8)", kinds=("serve", "train", "finetune")),
+    Lever("halve-tp", "Halve tensor parallelism", change_tp(0.5), "none", "lossless", "Megatron-LM, arXiv 1909.08053", kinds=("serve", "train", "finetune")),
     Lever("prefix-cache", "Serve shared prompt prefixes from the cache", prefix_cache, "none", "lossless", "vLLM automatic prefix caching; DeepSeek reports 56.3 % hits"),
     Lever("kv-offload", "Reload earlier turns' KV from host memory", kv_offload, "none", "lossless", "Mooncake, FAST'25, eq. 2"),
     Lever("speculative-decoding", "Draft three tokens, verify together (acceptance 0.7)", speculate, "none (exact sampling)", "lossless", "arXiv 2211.17192 eq. 1; EAGLE-3 Table 3"),
     Lever("disaggregate", "Prefill and decode on devices of their own", disaggregate, "none", "lossless", "DistServe, arXiv 2401.09670; Splitwise; Mooncake"),
     Lever("shorter-context", "Halve the prompt", shorter_context, "depends on what is left out; measure retrieval quality", "any", "arithmetic of prompt tokens"),
-    Lever("fp8-training", "Multiply in fp8 while training", fp8_training, "loss gap under 0.25 % (DeepSeek-V3)", "near-lossless", "torchtitan benchmarks 2024-12; DeepSeek-V3 report section 3.3"),
-    Lever("8-bit-optimizer", "Keep optimizer moments in 8 bits", smaller_optimizer, "TruthfulQA 42.61 → 42.75 (Llama-2-7B)", "near-lossless", "torchao optim README"),
-    Lever("full-recompute", "Recompute activations in the backward pass", full_recompute, "none", "lossless", "Korthikanti et al. 2022, arXiv 2205.05198"),
-    Lever("lora", "Train low-rank adapters", low_rank_adapters, "close to full fine-tuning on many tasks, not all", "any", "LoRA, arXiv 2106.09685"),
+    Lever("fp8-training", "Multiply in fp8 while training", fp8_training, "loss gap under 0.25 % (DeepSeek-V3)", "near-lossless", "torchtitan benchmarks 2024-12; DeepSeek-V3 report section 3.3", kinds=("train", "finetune")),
+    Lever("8-bit-optimizer", "Keep optimizer moments in 8 bits", smaller_optimizer, "TruthfulQA 42.61 → 42.75 (Llama-2-7B)", "near-lossless", "torchao optim README", kinds=("train", "finetune")),
+    Lever("full-recompute", "Recompute activations in the backward pass", full_recompute, "none", "lossless", "Korthikanti et al. 2022, arXiv 2205.05198", kinds=("train", "finetune")),
+    Lever("lora", "Train low-rank adapters", low_rank_adapters, "close to full fine-tuning on many tasks, not all", "any", "LoRA, arXiv 2106.09685", kinds=("train", "finetune")),
 )  # fmt: skip
 """Levers that keep the device. Buying more of it and moving to a roadmap device are the audit's, since they need supply."""

@@ -92,9 +92,9 @@ def reside(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads) ->
     kv = (r.batch * per_sequence if decoder else np.zeros_like(per_sequence)) + np.zeros_like(weights)
     per_token = inference.kv_bytes_per_token(table, r)
     room = np.maximum(usable - weights - activations - reserve, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        held = np.where(per_sequence > 0, room / per_sequence * paged, 0.0)
-        tokens = np.where(per_token > 0, np.maximum(held, room / np.maximum(per_token, 1e-300)), 0.0)
+    held = np.divide(room * paged, per_sequence, out=np.zeros_like(room * paged), where=per_sequence > 0)
+    straight = np.divide(room, per_token, out=np.zeros_like(room * per_token), where=per_token > 0)
+    tokens = np.where(per_token > 0, np.maximum(held, straight), 0.0)
     return Residence(weights, kv, activations, reserve, usable + np.zeros_like(weights), per_token, np.floor(tokens))
 
 

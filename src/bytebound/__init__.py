@@ -1,0 +1,90 @@
+"""bytebound audits the memory wall: what models must move, what machines can move, what starves first, and what helps.
+
+```python
+import bytebound as bb
+est = bb.estimate("meta-llama/Llama-3.1-70B", "4x h100-sxm", bb.Serve(batch=32, prompt=1024, output=256, tp=4, weights="fp8"))
+est.verdict, est.tpot_s, est.memory
+```
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bytebound.audit import run as audit
+    from bytebound.documents.architecture import Architecture
+    from bytebound.documents.audit import Audit
+    from bytebound.documents.device import Device, Machine
+    from bytebound.documents.estimate import Estimate
+    from bytebound.documents.fleet import Fleet, read_fleet
+    from bytebound.documents.values import from_json, json_schema, to_json
+    from bytebound.documents.work import Serve, Train
+    from bytebound.errors import ByteboundError
+    from bytebound.facts.devices import find_device
+    from bytebound.facts.machines import find_machine
+    from bytebound.models import read_model
+    from bytebound.predict import diagnose, estimate, fit
+
+_HOMES = {
+    "Architecture": "bytebound.documents.architecture",
+    "Audit": "bytebound.documents.audit",
+    "ByteboundError": "bytebound.errors",
+    "Device": "bytebound.documents.device",
+    "Estimate": "bytebound.documents.estimate",
+    "Fleet": "bytebound.documents.fleet",
+    "Machine": "bytebound.documents.device",
+    "Serve": "bytebound.documents.work",
+    "Train": "bytebound.documents.work",
+    "audit": "bytebound.audit",
+    "diagnose": "bytebound.predict",
+    "estimate": "bytebound.predict",
+    "find_device": "bytebound.facts.devices",
+    "find_machine": "bytebound.facts.machines",
+    "fit": "bytebound.predict",
+    "from_json": "bytebound.documents.values",
+    "json_schema": "bytebound.documents.values",
+    "read_fleet": "bytebound.documents.fleet",
+    "read_model": "bytebound.models",
+    "to_json": "bytebound.documents.values",
+}
+
+__all__ = [
+    "Architecture",
+    "Audit",
+    "ByteboundError",
+    "Device",
+    "Estimate",
+    "Fleet",
+    "Machine",
+    "Serve",
+    "Train",
+    "audit",
+    "diagnose",
+    "estimate",
+    "find_device",
+    "find_machine",
+    "fit",
+    "from_json",
+    "json_schema",
+    "read_fleet",
+    "read_model",
+    "to_json",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that ``import bytebound`` stays light."""
+    if name == "audit":
+        module = import_module("bytebound.audit")
+        return module.run
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module 'bytebound' has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
