@@ -79,13 +79,13 @@ def counts(architecture: Architecture) -> dict[str, int]:
 
 def agrees_rounded(value: int, headline: int) -> bool:
     """Tell whether ``value`` rounds to ``headline`` at the headline's own last digit."""
-    unit = 10 ** (len(str(headline)) - len(str(headline).rstrip("0")))
+    unit = int(10 ** (len(str(headline)) - len(str(headline).rstrip("0"))))
     return abs(value - headline) <= unit / 2
 
 
 def cut(value: int, headline: int) -> int:
     """Return ``value`` cut at the last digit of a headline, as names like A3B cut."""
-    unit = 10 ** (len(str(headline)) - len(str(headline).rstrip("0")))
+    unit = int(10 ** (len(str(headline)) - len(str(headline).rstrip("0"))))
     return value // unit * unit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,15 +77,15 @@ def fetch(repository: str) -> Path:
         DocumentError: the optional package is missing, or the file cannot be had.
     """
     try:
-        from huggingface_hub import hf_hub_download  # noqa: PLC0415
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+        hub = import_module("huggingface_hub")
+        errors = import_module("huggingface_hub.errors")
     except ImportError:
         raise DocumentError(
             "hub: needs the package huggingface-hub", place=f"hub:{repository}", mend="pip install 'bytebound[hub]'"
         ) from None
     try:
-        return Path(hf_hub_download(repository, "config.json"))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return Path(hub.hf_hub_download(repository, "config.json"))
+    except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DocumentError(
             f"the hub gave no config.json: {reason[:200]}",

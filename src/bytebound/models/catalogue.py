@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bytebound.errors import UnknownNameError
 from bytebound.models.config import build_architecture, build_with_keys
-from bytebound.models.quantization import compact_patterns
+from bytebound.models.patterns import compact_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from bytebound.models.quantization import checkpoint_dtype, quantize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from os import PathLike
 
 LARGEST_FILE = 8 * 2**20
 """Bytes of the largest config that is read; the largest published ones have 70 kB."""
@@ -38,12 +38,16 @@ def read_config(source: str | PathLike[str] | Mapping[str, Any], name: str = "")
         DocumentError: the file cannot be read, is too large or too deep, or a key is missing, damaged or unknown.
         UnknownNameError: the family or the quantization method is not known.
     """
-    if isinstance(source, (str, Path)) or hasattr(source, "__fspath__"):
-        path = Path(source)  # type: ignore[arg-type]
+    if isinstance(source, (str, PathLike)):
+        path = Path(source)
         text = read_text(path)
         stem = path.parent.name if path.name == "config.json" else path.stem
-        return build_architecture(parse(text, str(path)), file=str(path), name=name or stem, text=text)
-    return build_architecture(source, file=name or "config", name=name or "config")  # type: ignore[arg-type]
+        values = parse(text, str(path))
+        beside = path.with_name("hf_quant_config.json")
+        if "quantization_config" not in values and path.name == "config.json" and beside.is_file():
+            values["quantization_config"] = parse(read_text(beside), str(beside))
+        return build_architecture(values, file=str(path), name=name or stem, text=text)
+    return build_architecture(source, file=name or "config", name=name or "config")
 
 
 def build_architecture(values: Mapping[str, Any], *, file: str, name: str, text: str = "") -> Architecture:

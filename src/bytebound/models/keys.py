@@ -12,6 +12,9 @@ from bytebound.models.harmless import HARMLESS, SHAPE_WORDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+Whole = int
+"""Python's own whole number, whose name a method of ``Keys`` takes."""
+
 REQUIRED: Final = -(2**62)
 """Default of a key that must be written in the file."""
 
@@ -129,7 +132,9 @@ class Keys:
             raise self.error(name, f"the key is missing{hint}", f"add {name!r}, a whole number of at least {least}")
         return default
 
-    def maybe_int(self, name: str, *, also: Sequence[str] = (), least: int = 1, most: int = LARGEST) -> int | None:
+    def maybe_int(
+        self, name: str, *, also: Sequence[str] = (), least: Whole = 1, most: Whole = LARGEST
+    ) -> Whole | None:
         """Return a whole number, or None when the key is missing or null; see ``int``."""
         value = self.take(name, *also)
         if value is None:
@@ -174,7 +179,7 @@ class Keys:
             raise self.error(name, f"{short(value)} is not a string", "write a string")
         return value
 
-    def ints(self, name: str, *, least: int = 0, most: int = LARGEST) -> tuple[int, ...] | None:
+    def ints(self, name: str, *, least: Whole = 0, most: Whole = LARGEST) -> tuple[Whole, ...] | None:
         """Return a list of whole numbers, or None when it is missing or null."""
         items = self._items(name)
         if items is None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from bytebound.errors import DocumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LONGEST_PATTERN = 512
 
@@ -69,3 +73,17 @@ def _bare(pattern: str) -> str:
                 "model.lm_head", "lm_head"
             )
     return pattern
+
+
+def compact_patterns(names: Iterable[str]) -> list[str]:
+    """Return module names with their layer numbers replaced by ``*`` where every layer of a kind is listed alike.
+
+    Lists of published checkpoints name the same modules in hundreds of layers; entries that differ in numbers only
+    become one pattern when at least four do.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name), []).append(name)
+    return sorted(
+        each for pattern, members in groups.items() for each in ([pattern] if len(members) > 3 else sorted(members))
+    )

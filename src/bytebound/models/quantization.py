@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -153,20 +152,6 @@ def read_schemes(keys: Keys) -> tuple[Scheme, ...]:
             raise UnknownNameError("expert_dtype", experts, known, place=keys.place("expert_dtype"))
         found = (Scheme(known[experts], roles=("expert",), place=keys.place("expert_dtype")), *found)
     return found
-
-
-def compact_patterns(names: Iterable[str]) -> list[str]:
-    """Return module names with their layer numbers replaced by ``*`` where every layer of a kind is listed alike.
-
-    Lists of published checkpoints name the same modules in hundreds of layers; entries that differ in numbers only
-    become one pattern when at least four do.
-    """
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name), []).append(name)
-    return sorted(
-        each for pattern, members in groups.items() for each in ([pattern] if len(members) > 3 else sorted(members))
-    )
 
 
 def _ignored(config: Keys, *names: str) -> tuple[str, ...]:

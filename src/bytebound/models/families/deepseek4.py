@@ -6,26 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bytebound.documents.architecture import Attention, Norm, Parameter
-from bytebound.models.families.pieces import (
-    Experts,
-    Ops,
-    column,
-    layers,
-    moe,
-    read_context,
-    read_depth,
-    read_experts,
-    read_frame,
-    row,
-    text_tower,
-    whole,
-)
-from bytebound.models.families.sparse import draft_tower, expert_active, expert_count, per_layer, read_draft
+from bytebound.models.families.experts import draft_tower, expert_active, expert_count, per_layer, read_draft
+from bytebound.models.families.frame import read_depth, read_frame, text_tower
+from bytebound.models.families.pieces import Experts, column, layers, moe, read_context, read_experts, row, whole
 
 if TYPE_CHECKING:
     from bytebound.documents.architecture import Tower
     from bytebound.models.families import Builder
+    from bytebound.models.families.pieces import Ops
     from bytebound.models.keys import Keys
+
 
 INDEXED = 4
 """The compression ratio whose layers select entries with an indexer and compress overlapping windows."""

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from bytebound.documents.architecture import Norm, Operator
-from bytebound.models.families.pieces import (
-    Frame,
-    Heads,
-    Kind,
-    Ops,
-    attention,
-    gated_mlp,
-    layers,
-    plain_mlp,
-    read_context,
-    read_depth,
-    read_frame,
-    read_heads,
-    read_layer_types,
-    span,
-    text_tower,
-)
+from bytebound.documents.architecture import Norm
+from bytebound.models.families.frame import read_depth, read_frame, read_layer_types, span, text_tower
+from bytebound.models.families.pieces import attention, gated_mlp, layers, plain_mlp, read_context, read_heads
 
 if TYPE_CHECKING:
-    from bytebound.documents.architecture import Tower
+    from typing import Literal
+
+    from bytebound.documents.architecture import Operator, Tower
     from bytebound.models.families import Builder
+    from bytebound.models.families.pieces import Heads, Kind, Ops
     from bytebound.models.keys import Keys
+
 
 Bias = bool | str
 """A bias that is there, is not, or is told by a key (whose default is false)."""
@@ -297,16 +286,3 @@ RECIPES = {
 """Families that are a table row; a family that needs code has a function instead."""
 
 FAMILIES: dict[str, Builder] = {name: partial(dense, recipe=recipe) for name, recipe in RECIPES.items()}
-
-__all__ = [
-    "FAMILIES",
-    "LLAMA",
-    "QWEN2",
-    "QWEN3",
-    "Frame",
-    "Recipe",
-    "dense",
-    "norm_ops",
-    "read_dense_heads",
-    "read_spans",
-]

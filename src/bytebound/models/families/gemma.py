@@ -6,29 +6,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bytebound.documents.architecture import Embedding, Norm, Parameter
+from bytebound.models.families.experts import expert_active, expert_count, per_layer
+from bytebound.models.families.frame import Frame, read_depth, read_layer_types, span, text_tower
 from bytebound.models.families.pieces import (
     Experts,
-    Frame,
     Heads,
-    Ops,
     attention,
     gated_mlp,
     layers,
     moe,
     read_context,
-    read_depth,
     read_experts,
-    read_layer_types,
-    span,
-    text_tower,
     whole,
 )
-from bytebound.models.families.sparse import expert_active, expert_count, per_layer
 
 if TYPE_CHECKING:
     from bytebound.documents.architecture import Tower
     from bytebound.models.families import Builder
+    from bytebound.models.families.pieces import Ops
     from bytebound.models.keys import Keys
+
 
 SANDWICH = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bytebound.documents.architecture import Attention, Block, Conv, Norm, Parameter, Tower
-from bytebound.models.families.hybrid import kimi_linear
-from bytebound.models.families.pieces import Heads, Ops, attention, column, layers, plain_mlp, row
+from bytebound.models.families.linear import kimi_linear
+from bytebound.models.families.pieces import Heads, attention, column, layers, plain_mlp, row
 
 if TYPE_CHECKING:
     from bytebound.models.families import Builder
+    from bytebound.models.families.pieces import Ops
     from bytebound.models.keys import Keys
 
 

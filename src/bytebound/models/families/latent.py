@@ -6,25 +6,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bytebound.documents.architecture import Attention, Linear, Norm
-from bytebound.models.families.pieces import (
-    Frame,
-    Ops,
-    column,
-    gated_mlp,
-    layers,
-    read_context,
-    read_depth,
-    read_frame,
-    row,
-    text_tower,
-    whole,
-)
-from bytebound.models.families.sparse import draft_tower, read_draft, shared_moe, sparse_layers
+from bytebound.documents.architecture import Attention, Norm
+from bytebound.models.families.experts import draft_tower, read_draft, shared_moe, sparse_layers
+from bytebound.models.families.frame import read_depth, read_frame, text_tower
+from bytebound.models.families.pieces import column, gated_mlp, layers, read_context, row, whole
 
 if TYPE_CHECKING:
-    from bytebound.documents.architecture import Tower
+    from bytebound.documents.architecture import Linear, Tower
     from bytebound.models.families import Builder
+    from bytebound.models.families.frame import Frame
+    from bytebound.models.families.pieces import Ops
     from bytebound.models.keys import Keys
 
 

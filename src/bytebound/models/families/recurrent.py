@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bytebound.documents.architecture import Conv, Norm, Parameter, Recurrence
-from bytebound.models.families.pieces import Ops, column, row, whole
+from bytebound.models.families.pieces import column, row, whole
 
 if TYPE_CHECKING:
+    from bytebound.models.families.pieces import Ops
     from bytebound.models.keys import Keys
 
 

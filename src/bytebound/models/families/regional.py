@@ -9,24 +9,22 @@ from typing import TYPE_CHECKING
 from bytebound.documents.architecture import Norm
 from bytebound.models.families import registry
 from bytebound.models.families.dense import LLAMA, Recipe, dense
+from bytebound.models.families.frame import Frame, read_depth, text_tower
 from bytebound.models.families.pieces import (
-    Frame,
     Heads,
-    Ops,
     attention,
     check_heads,
     gated_mlp,
     layers,
     read_context,
-    read_depth,
     read_heads,
     split,
-    text_tower,
 )
 
 if TYPE_CHECKING:
     from bytebound.documents.architecture import Tower
     from bytebound.models.families import Builder
+    from bytebound.models.families.pieces import Ops
     from bytebound.models.keys import Keys
 
 
