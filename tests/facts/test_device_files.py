@@ -2,6 +2,7 @@
 
 # ruff: noqa: D103 - the name of a test says what it checks
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -103,6 +104,16 @@ def test_a_machine_file(write):
     assert (machine.nodes, machine.per_node, machine.devices) == (4, 8, 32)
     assert machine.device == find_device("h100-sxm")
     assert machine.usd_per_device_hour.value == 2.1
+
+
+def test_a_file_named_like_a_device_does_not_get_its_price(write):
+    assert find_machine(write(LEAST, "l4.toml")).usd_per_device_hour is None
+    assert find_machine(write('id = "l4"\n' + LEAST, "mine.toml")).usd_per_device_hour == rental("l4")
+    assert find_machine(write('device = "l4"\nnodes = 2\n', "two.toml")).usd_per_device_hour == rental("l4")
+
+
+def test_a_path_object(write):
+    assert find_machine(Path(write(SPEC))).device.id == "my-chip"
 
 
 def test_json_spec_and_document(write):

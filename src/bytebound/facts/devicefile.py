@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bytebound.documents.device import Device, Figure, Machine
-from bytebound.errors import DocumentError, QuantityError, UnknownNameError
+from bytebound.errors import DocumentError, QuantityError, UnknownNameError, nearest
 from bytebound.facts.rows import DTYPES, rate_unit
 from bytebound.facts.tables import invalid, read_bounded
 from bytebound.units import parse
@@ -44,13 +44,17 @@ FIGURE_KEYS = ("value", "low", "high", "how", "source", "when")
 
 @dataclass(frozen=True, slots=True)
 class DeviceFile:
-    """What a device or machine file says; ``per_node`` and ``nodes`` are None where it does not say."""
+    """What a device or machine file says; ``per_node`` and ``nodes`` are None where it does not say.
+
+    ``named`` is False where the id was taken from the file's own name: such a device has no price in our tables.
+    """
 
     device: Device
     usd_per_device_hour: Figure | None = None
     per_node: int | None = None
     nodes: int | None = None
     name: str = ""
+    named: bool = True
 
 
 def read_device_file(path: Path, find_base: Callable[[str], dict[str, Any]]) -> DeviceFile:
@@ -136,7 +140,8 @@ def _spec_sheet(
 ) -> DeviceFile:
     for key in data:
         if key not in KEYS:
-            raise UnknownNameError("key", key, KEYS, place=place.of(key), mend="see docs/machines.md for every key")
+            mend = "" if nearest(key, KEYS) else f"the figures are {', '.join(QUANTITIES)}"
+            raise UnknownNameError("key", key, KEYS, place=place.of(key), mend=mend)
     texts = {
         key: _text(data[key], place.of(key)) for key in (*TEXTS, "base", "device", "source", "when") if key in data
     }
@@ -151,7 +156,8 @@ def _spec_sheet(
     fields: dict[str, Any] = base or {"vendor": "", "kind": "gpu"}
     fields |= {QUANTITIES[key][0]: figure for key, figure in figures.items() if key not in DTYPES and key != "price"}
     fields["flop_per_s"] = {**fields.get("flop_per_s", {}), **{key: figures[key] for key in DTYPES if key in figures}}
-    if base is None or "id" in texts or "name" in texts or len(figures) > ("price" in figures):
+    own = base is None or "id" in texts or "name" in texts or len(figures) > ("price" in figures)
+    if own:
         slug = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")[:100]
         fields["id"] = texts.get("id") or slug or "device"
         fields["name"] = fields["id"]
@@ -163,7 +169,9 @@ def _spec_sheet(
         device = Device.model_validate(fields)
     except ValidationError as error:
         raise invalid(error, place=place.line_of(str(error.errors()[0]["loc"][0]))) from None
-    return DeviceFile(device, figures.get("price"), counts.get("per_node"), counts.get("nodes"))
+    return DeviceFile(
+        device, figures.get("price"), counts.get("per_node"), counts.get("nodes"), named="id" in texts or not own
+    )
 
 
 def _base(

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bytebound.documents.device import Machine
 from bytebound.errors import ByteboundError, DocumentError, QuantityError, UnknownNameError
@@ -14,9 +13,6 @@ from bytebound.facts.catalogue import load_catalogue
 from bytebound.facts.devicefile import DeviceFile
 from bytebound.facts.devices import is_file_name, read_device
 from bytebound.facts.prices import rental
-
-if TYPE_CHECKING:
-    from bytebound.documents.device import Device, Figure
 
 MAX_PER_NODE = 100_000
 MAX_NODES = 1_000_000
@@ -47,7 +43,7 @@ def here_file() -> Path:
     return data_folder() / "here.json"
 
 
-def find_machine(text: str, catalogue: str | Path | None = None, *, place: str = "") -> Machine:
+def find_machine(text: str | os.PathLike[str], catalogue: str | Path | None = None, *, place: str = "") -> Machine:
     """Return the machine that ``text`` describes, with the going rental price where offers are known.
 
     Args:
@@ -67,6 +63,7 @@ def find_machine(text: str, catalogue: str | Path | None = None, *, place: str =
         (2, 8, 16)
     """
     where = place or "machine"
+    text = os.fspath(text) if isinstance(text, os.PathLike) else text
     if not isinstance(text, str) or not text.strip():
         raise QuantityError("no machine given", place=where, mend=_FORM)
     if len(text) > MAX_EXPRESSION:
@@ -84,12 +81,9 @@ def find_machine(text: str, catalogue: str | Path | None = None, *, place: str =
         device=found.device,
         per_node=per_node or 1,
         nodes=nodes or 1,
-        usd_per_device_hour=found.usd_per_device_hour or _price(found.device, catalogue),
+        usd_per_device_hour=found.usd_per_device_hour
+        or (rental(found.device.id, catalogue=catalogue) if found.named else None),
     )
-
-
-def _price(device: Device, catalogue: str | Path | None) -> Figure | None:
-    return rental(device.id, catalogue=catalogue)
 
 
 def _split(text: str, where: str) -> tuple[int | None, int | None, str]:
