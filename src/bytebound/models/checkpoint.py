@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bytebound.documents.architecture import Block, Conv, Linear, Norm, Operator, Parameter, Tower
+from bytebound.documents.architecture import Block, Conv, Embedding, Linear, Norm, Operator, Parameter, Tower
 from bytebound.errors import DocumentError
 from bytebound.facts.formats import find_format
 
@@ -179,6 +179,9 @@ def settle(towers: Sequence[Tower], pieces: Sequence[Piece], rules: Rules) -> Se
     open_slots = [slot for slot in slots if not slot.full and not (slot.tied and slot.part == "weight")]
     dropped = {slot.owner for slot in open_slots if rules.absent.search(slot.name)}
     open_slots = [slot for slot in open_slots if slot.owner not in dropped]
+    if dropped:
+        missing = next(slot.name for slot in slots if slot.owner in dropped)
+        notes.append(f"the checkpoint leaves out {missing}")
     drafts = {slot.owner[0] for slot in slots if slot.optional}
     unused = {at for at in drafts if not any(slot.pieces for slot in slots if slot.owner[0] == at)}
     if unused:
@@ -187,8 +190,11 @@ def settle(towers: Sequence[Tower], pieces: Sequence[Piece], rules: Rules) -> Se
     _balance(open_slots, left, rules)
     formats = _formats(slots)
     found = [
-        replace(tower, blocks=_blocks(tower, at, formats, dropped)) for at, tower in enumerate(towers) if at not in unused
+        replace(tower, blocks=_blocks(tower, at, formats, dropped))
+        for at, tower in enumerate(towers)
+        if at not in unused
     ]
+    found = [_tie(tower) for tower in found]
     ignored = len(pieces) - sum(1 for piece in pieces if not rules.ignored.search(piece.name))
     if ignored:
         notes.append(f"{ignored} buffers of the checkpoint are not counted")
@@ -244,7 +250,9 @@ def _disagree(want: Sequence[Slot], have: Sequence[Piece], rules: Rules) -> Docu
     if want:
         said.append(f"it lacks {some([slot.name for slot in want])}")
     if have:
-        said.append(f"it holds {some([f'{piece.name} {list(piece.shape)}' for piece in have])} that the model does not have")
+        said.append(
+            f"it holds {some([f'{piece.name} {list(piece.shape)}' for piece in have])} that the model does not have"
+        )
     message = f"the checkpoint and the model's description disagree: {'; '.join(said)}"
     return DocumentError(message, place=rules.place, mend="use the description that belongs to these files")
 
@@ -287,6 +295,25 @@ def _stored(operator: Operator, formats: dict[str, str]) -> Operator:
         return replace(operator, stored=weight, bias_stored=formats.get("bias", operator.bias_stored))
     found = next(iter(formats.values()))
     return replace(operator, stored=found) if hasattr(operator, "stored") or isinstance(operator, Norm) else operator
+
+
+def _tie(tower: Tower) -> Tower:
+    """Return the tower with tied matrices stored as the first embedding of their shape."""
+    tables = {
+        (operator.rows, operator.width): operator.stored
+        for block in reversed(tower.blocks)
+        for operator in block.operators
+        if isinstance(operator, Embedding)
+    }
+
+    def tie(operator: Operator) -> Operator:
+        if isinstance(operator, Linear) and operator.tied:
+            return replace(operator, stored=tables.get((operator.outputs, operator.inputs), operator.stored))
+        return operator
+
+    return replace(
+        tower, blocks=tuple(replace(block, operators=tuple(map(tie, block.operators))) for block in tower.blocks)
+    )
 
 
 def _append(towers: list[Tower], extras: Sequence[Piece]) -> list[Tower]:

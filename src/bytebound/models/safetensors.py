@@ -147,10 +147,16 @@ def _find(start: Path) -> tuple[Path | None, list[Path], dict[str, str] | None]:
     """Return the index (or None), the files, and the index's map from tensor to file."""
     try:
         folder = start.is_dir()
-        names = sorted(item.name for item in start.iterdir() if item.name.endswith((".safetensors", ".index.json"))) if folder else []
+        names = (
+            sorted(item.name for item in start.iterdir() if item.name.endswith((".safetensors", ".index.json")))
+            if folder
+            else []
+        )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DocumentError(f"the folder cannot be read: {reason}", place=repr(str(start))[:200], mend="check the path") from None
+        raise DocumentError(
+            f"the folder cannot be read: {reason}", place=repr(str(start))[:200], mend="check the path"
+        ) from None
     if not folder:
         if start.name.endswith(".index.json"):
             return _from_index(start)
@@ -167,7 +173,9 @@ def _find(start: Path) -> tuple[Path | None, list[Path], dict[str, str] | None]:
     elif len(files) > 1:
         files = [name for name in files if not name.startswith("consolidated")] or files
     if not files:
-        raise DocumentError("the folder holds no .safetensors file", place=str(start), mend="give the folder of a checkpoint")
+        raise DocumentError(
+            "the folder holds no .safetensors file", place=str(start), mend="give the folder of a checkpoint"
+        )
     if len(files) > SHARD_LIMIT:
         raise DocumentError(f"the folder holds {len(files)} shards", place=str(start), mend="give one checkpoint")
     return None, [start / name for name in files], None
@@ -218,7 +226,9 @@ def _read_one(path: Path) -> tuple[list[SafeTensor], dict[str, str]]:
     with BoundedReader(path, limit=HEADER_LIMIT + 8) as reader:
         length = reader.value("Q", "the header's length")
         if length > HEADER_LIMIT:
-            raise reader.error(f"the header would have {length} bytes, more than {HEADER_LIMIT}", "give a .safetensors file")
+            raise reader.error(
+                f"the header would have {length} bytes, more than {HEADER_LIMIT}", "give a .safetensors file"
+            )
         data = reader.take(length, "the header")
         room = reader.size - reader.position
     place = str(path)
@@ -228,14 +238,18 @@ def _read_one(path: Path) -> tuple[list[SafeTensor], dict[str, str]]:
         raise DocumentError("the header is not UTF-8", place=place, mend="give a .safetensors file") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DocumentError(f"the header is not JSON: {short(reason)}", place=place, mend="fetch the file again") from None
+        raise DocumentError(
+            f"the header is not JSON: {short(reason)}", place=place, mend="fetch the file again"
+        ) from None
     if not isinstance(values, dict) or len(values) > TENSOR_LIMIT:
         raise DocumentError("the header is not an object of tensors", place=place, mend="fetch the file again")
     extra = values.pop("__metadata__", None)
     extra = {} if extra is None else extra
     if not isinstance(extra, dict) or not all(isinstance(item, str) for item in extra.values()):
         raise DocumentError("__metadata__ is not an object of strings", place=place, mend="fetch the file again")
-    tensors = sorted((_tensor(name, entry, place) for name, entry in values.items()), key=lambda item: (item.begin, item.end))
+    tensors = sorted(
+        (_tensor(name, entry, place) for name, entry in values.items()), key=lambda item: (item.begin, item.end)
+    )
     _check_layout(tensors, room=room, place=place)
     return tensors, extra
 
@@ -260,7 +274,11 @@ def _tensor(name: str, entry: Any, place: str) -> SafeTensor:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnknownNameError("safetensors dtype", short(dtype), DTYPES, place=where)
-    if not isinstance(shape, list) or len(shape) > RANK_LIMIT or not all(_whole(size, DIMENSION_LIMIT) for size in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > RANK_LIMIT
+        or not all(_whole(size, DIMENSION_LIMIT) for size in shape)
+    ):
         raise DocumentError(f"{short(shape)} is not a shape", place=where, mend=mend)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_whole(item, 2**62) for item in offsets):
         raise DocumentError(f"{short(offsets)} is not a pair of offsets", place=where, mend=mend)

@@ -83,7 +83,9 @@ def read_safetensors(path: str | PathLike[str], name: str = "") -> Architecture:
     text = read_text(config)
     values = parse(text, str(config))
     if depth(values) > DEEPEST:
-        raise DocumentError(f"the object is nested deeper than {DEEPEST} levels", place=str(config), mend="check the file")
+        raise DocumentError(
+            f"the object is nested deeper than {DEEPEST} levels", place=str(config), mend="check the file"
+        )
     keys = Keys(values, file=str(config), text=text)
     named = family(keys)
     dtype = checkpoint_dtype(keys)
@@ -93,7 +95,7 @@ def read_safetensors(path: str | PathLike[str], name: str = "") -> Architecture:
         names=_names,
         extra=re.compile(r"(?!)"),
         ignored=BUFFERS,
-        absent=re.compile(r"^pooler\."),
+        absent=re.compile(r"^pooler\.|^model\.(en|de)coder\.embed_positions\."),
         strict=True,
         place=str(header.path),
     )
@@ -133,7 +135,9 @@ def _pieces(tensors: Iterable[SafeTensor], *, quantized: bool) -> Iterator[Piece
     for tensor in values:
         packed = _PACKED.match(tensor.name)
         base = packed["base"] if packed is not None else tensor.name.removesuffix(".weight")
-        raw = packed is not None or (tensor.name.endswith(".weight") and DTYPES[tensor.dtype][0] in ("uint8", "int32", ""))
+        raw = packed is not None or (
+            tensor.name.endswith(".weight") and DTYPES[tensor.dtype][0] in ("uint8", "int32", "")
+        )
         if raw:
             size = tensor.bytes
             yield Piece(f"{base}.weight", tensor.shape, "", size + beside[base], packed=size)
