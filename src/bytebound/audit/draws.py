@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bytebound.documents.fleet import Demand, Fleet, Pool
     from bytebound.documents.device import Figure
+    from bytebound.documents.fleet import Demand, Fleet, Pool
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 HBM_SHARE_OF_PRICE = 0.45
 """Share of an accelerator's price that follows memory prices: middle of 35–58 % of the bill of materials (siliconanalysts.com
@@ -67,7 +67,17 @@ def month_index(start: str, when: str) -> int:
     return (y1 - y0) * 12 + m1 - m0
 
 
-def supply(fleet: Fleet, pool: Pool, *, price: Figure | None, months: int, draws: int, seed: int, slip_months: float, memory_price: float) -> Supply:
+def supply(
+    fleet: Fleet,
+    pool: Pool,
+    *,
+    price: Figure | None,
+    months: int,
+    draws: int,
+    seed: int,
+    slip_months: float,
+    memory_price: float,
+) -> Supply:
     """Return the pool's devices and price over the months.
 
     Each roadmap event happens with its chance, late by an exponential delay of its mean slip plus the scenario's slip.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bytebound.plan.case import Case
     from bytebound.plan.levers import Today
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 FIX_DRAWS = 1000
 """Draws for a fix: the 10/50/90 % months move by less than one month beyond this."""
@@ -56,7 +56,11 @@ def need_devices(found: Surface, factors: Factors, base_demand: float) -> tuple[
     """Return (devices needed, limit, use) over (draws, months)."""
     seconds, limit, use = found.at(factors.context, factors.model, factors.error)
     shape = factors.demand.shape
-    return base_demand * factors.demand * seconds, np.broadcast_to(limit, shape), np.broadcast_to(use, (use.shape[0], *shape))
+    return (
+        base_demand * factors.demand * seconds,
+        np.broadcast_to(limit, shape),
+        np.broadcast_to(use, (use.shape[0], *shape)),
+    )
 
 
 def all_fixes(s: Situation, before: Starves) -> tuple[Fix, ...]:
@@ -69,9 +73,33 @@ def all_fixes(s: Situation, before: Starves) -> tuple[Fix, ...]:
             continue
         changed = lever.apply(few.case, few.today)
         if isinstance(changed, Refusal):
-            fixes.append(Fix(lever.name, lever.title, None, None, None, lever.quality_note, "rejected", changed.reason, lever.source))
+            fixes.append(
+                Fix(
+                    lever.name,
+                    lever.title,
+                    None,
+                    None,
+                    None,
+                    lever.quality_note,
+                    "rejected",
+                    changed.reason,
+                    lever.source,
+                )
+            )
             continue
-        fixes.append(_outcome(few, changed, spot, before, name=lever.name, title=lever.title, quality_note=lever.quality_note, quality=lever.quality, source=lever.source))
+        fixes.append(
+            _outcome(
+                few,
+                changed,
+                spot,
+                before,
+                name=lever.name,
+                title=lever.title,
+                quality_note=lever.quality_note,
+                quality=lever.quality,
+                source=lever.source,
+            )
+        )
     fixes.append(_more_devices(few, before))
     fixes += _roadmap_devices(few, spot, before)
     return _ranked(fixes, before)
@@ -113,11 +141,20 @@ def _outcome(
         last, last_was = float(np.median(need[:, -1])), float(np.median(was[:, -1]))
         if np.isfinite(last) and np.isfinite(last_was):
             usd = (last * price - last_was * (s.usd_per_hour or price)) * HOURS
-    reason, status = _judge(old, new, effect, before, after, QUALITY_ORDER.index(quality) >= QUALITY_ORDER.index(s.quality_floor) or s.quality_floor == "any")
+    reason, status = _judge(
+        old,
+        new,
+        effect=effect,
+        before=before,
+        after=after,
+        allowed=QUALITY_ORDER.index(quality) >= QUALITY_ORDER.index(s.quality_floor) or s.quality_floor == "any",
+    )
     return Fix(name, title, effect, usd, after, quality_note, status, reason, source)
 
 
-def _judge(old: float, new: float, effect: float | None, before: Starves, after: Starves, allowed: bool) -> tuple[str, Literal["helps", "little-effect", "rejected"]]:
+def _judge(
+    old: float, new: float, *, effect: float | None, before: Starves, after: Starves, allowed: bool
+) -> tuple[str, Literal["helps", "little-effect", "rejected"]]:
     if not np.isfinite(new):
         return "still does not meet the objective or does not fit", "rejected"
     if not np.isfinite(old):
@@ -135,19 +172,59 @@ def _more_devices(s: Situation, before: Starves) -> Fix:
     title = f"Add {s.case.setting.machine.device.id}"
     source = "the pool's own price"
     if s.case.kind == "edge":
-        return Fix("more-devices", title, None, None, None, "none", "rejected", "an edge workload runs on the device it has", source)
+        return Fix(
+            "more-devices",
+            title,
+            None,
+            None,
+            None,
+            "none",
+            "rejected",
+            "an edge workload runs on the device it has",
+            source,
+        )
     need, limit, _ = need_devices(s.now, s.factors, s.base_demand)
     short = np.quantile(np.nan_to_num(need - s.supply, posinf=np.inf).max(axis=1), 0.9, method="lower")
     if not np.isfinite(short):
-        return Fix("more-devices", title, None, None, None, "none", "rejected", "no number of these devices meets the objective or holds the model", source)
+        return Fix(
+            "more-devices",
+            title,
+            None,
+            None,
+            None,
+            "none",
+            "rejected",
+            "no number of these devices meets the objective or holds the model",
+            source,
+        )
     replica = s.case.devices_per_replica
     count = max(int(np.ceil(max(short, 0.0) / replica)) * replica, 0)
     if not count:
-        return Fix("more-devices", title, 1.0, 0.0, before, "none", "little-effect", "supply already covers 90 % of the draws", source)
+        return Fix(
+            "more-devices",
+            title,
+            1.0,
+            0.0,
+            before,
+            "none",
+            "little-effect",
+            "supply already covers 90 % of the draws",
+            source,
+        )
     after = first_starvation(need, s.supply + count, limit)
     usd = None if s.usd_per_hour is None else count * s.usd_per_hour * HOURS
     effect = 1 + count / max(float(np.median(s.supply[:, 0])), 1.0)
-    return Fix("more-devices", f"Add {count} × {s.case.setting.machine.device.id}", effect, usd, after, "none", "helps", f"{count} more devices cover 90 % of the draws to the last month", source)
+    return Fix(
+        "more-devices",
+        f"Add {count} × {s.case.setting.machine.device.id}",
+        effect,
+        usd,
+        after,
+        "none",
+        "helps",
+        f"{count} more devices cover 90 % of the draws to the last month",
+        source,
+    )
 
 
 def _roadmap_devices(s: Situation, spot: tuple[int, int, int], before: Starves) -> list[Fix]:
@@ -163,9 +240,21 @@ def _roadmap_devices(s: Situation, spot: tuple[int, int, int], before: Starves) 
                 usd_per_hour=price.value if price else None, from_month=month,
             )  # fmt: skip
         except ByteboundError as error:
-            fix = Fix("roadmap-device", f"Move to {machine.device.id}", None, None, None, "none", "rejected", error.message, "facts")
+            fix = Fix(
+                "roadmap-device",
+                f"Move to {machine.device.id}",
+                None,
+                None,
+                None,
+                "none",
+                "rejected",
+                error.message,
+                "facts",
+            )
         found.append(fix if machine.usd_per_device_hour or fix.usd_per_month is None else replace_price(fix))
-    better = sorted((fix for fix in found if fix.status == "helps"), key=lambda fix: (round(_risk(fix), 2), _price(fix)))
+    better = sorted(
+        (fix for fix in found if fix.status == "helps"), key=lambda fix: (round(_risk(fix), 2), _price(fix))
+    )
     return better[:ROADMAP_SHOWN] or found[:1]
 
 
@@ -190,11 +279,20 @@ def _ranked(fixes: list[Fix], before: Starves) -> tuple[Fix, ...]:
         elif lower:
             chosen = min(lower, key=lambda fix: (round(_risk(fix), 2), _price(fix)))
     else:
-        saving = [fix for fix in helping if fix.lever not in HARDWARE and (fix.usd_per_month or 0.0) < 0 and _risk(fix) <= SAFE_PROBABILITY]
+        saving = [
+            fix
+            for fix in helping
+            if fix.lever not in HARDWARE and (fix.usd_per_month or 0.0) < 0 and _risk(fix) <= SAFE_PROBABILITY
+        ]
         chosen = min(saving, key=_price) if saving else None
     order = {"recommended": 0, "helps": 1, "little-effect": 2, "rejected": 3}
     marked = [replace(fix, status="recommended") if fix is chosen else fix for fix in fixes]
-    return tuple(sorted(marked, key=lambda fix: (order[fix.status], round(_risk(fix), 2) if fix.status == "helps" else 0.0, _price(fix))))
+    return tuple(
+        sorted(
+            marked,
+            key=lambda fix: (order[fix.status], round(_risk(fix), 2) if fix.status == "helps" else 0.0, _price(fix)),
+        )
+    )
 
 
 def _price(fix: Fix) -> tuple[bool, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
 
     from bytebound.audit.draws import Supply
     from bytebound.audit.run import FleetNeed, Studied
-    from bytebound.documents.audit import Fix, Headroom, PoolAudit, Starves
+    from bytebound.documents.audit import Fix, PoolAudit, Starves
     from bytebound.documents.device import Machine
     from bytebound.documents.fleet import Fleet
     from bytebound.plan.levers import Today
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 USED_RESOURCES = ("capacity", "memory-bandwidth", "compute", "links", "overhead")
 HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 
 
 def workload_record(
-    s: Studied, share: Array, pool: Supply, fleet_need: FleetNeed, before: Starves, fixes: tuple[Fix, ...],
-    roofline: tuple[RooflinePoint, ...], now: Today,
+    s: Studied, share: Array, *, pool: Supply, fleet_need: FleetNeed, before: Starves, fixes: tuple[Fix, ...], now: Today,
 ) -> WorkloadAudit:  # fmt: skip
     """Return the record of one workload."""
     room = headroom(s.need, share)
@@ -60,7 +59,7 @@ def workload_record(
         starves=before, by_resource=by_resource, headroom=bands(room), fixes=fixes,
         need_devices=bands(np.minimum(s.need, 1e12)), supply_devices=tuple(map(float, np.median(share, axis=0))),
         best_batch=None if isinstance(s.case.work, Train) or limit_now == OBJECTIVE else int(now.batch), metrics=_metrics(s, now),
-        roofline=roofline, usd_per_month=usd, provenance=_provenance(s), notes=_notes(s),
+        roofline=points(s), usd_per_month=usd, provenance=_provenance(s), notes=_notes(s),
     )  # fmt: skip
 
 
@@ -68,9 +67,17 @@ def describe(s: Studied) -> str:
     """Return the deployment in one line."""
     work, device = s.case.work, s.case.setting.machine.device.id
     if isinstance(work, Train):
-        degrees = " ".join(f"{name}{value}" for name, value in (("tp", work.tp), ("pp", work.pp), ("dp", work.dp), ("cp", work.cp)) if value != 1)
+        degrees = " ".join(
+            f"{name}{value}"
+            for name, value in (("tp", work.tp), ("pp", work.pp), ("dp", work.dp), ("cp", work.cp))
+            if value != 1
+        )
         return f"{device} {degrees or 'one device'} ZeRO-{work.zero} {work.precision} {work.trainable} seq {work.seq}"
-    degrees = " ".join(f"{name}{value}" for name, value in (("tp", work.tp), ("pp", work.pp), ("dp", work.dp), ("ep", work.ep)) if value != 1)
+    degrees = " ".join(
+        f"{name}{value}"
+        for name, value in (("tp", work.tp), ("pp", work.pp), ("dp", work.dp), ("ep", work.ep))
+        if value != 1
+    )
     return f"{device} {degrees or 'one device'} weights {work.weights} KV {work.kv} {work.engine}"
 
 
@@ -80,10 +87,19 @@ def _why(s: Studied, limit: int, now: Today) -> str:
         return "no batch meets the latency objective on these devices"
     if name == "capacity":
         any_device = bool(np.isfinite(s.need[:, 0]).any())
-        return f"memory holds {now.batch:.0f} sequences per replica and no more" if any_device else "the model does not fit"
-    parts = {"memory-bandwidth": f"KV is {now.kv_byte_share:.0%} of the bytes read per step", "compute": f"{now.compute_time_share:.0%} of the time is arithmetic"}
+        return (
+            f"memory holds {now.batch:.0f} sequences per replica and no more"
+            if any_device
+            else "the model does not fit"
+        )
+    parts = {
+        "memory-bandwidth": f"KV is {now.kv_byte_share:.0%} of the bytes read per step",
+        "compute": f"{now.compute_time_share:.0%} of the time is arithmetic",
+    }
     batch = "" if isinstance(s.case.work, Train) or s.workload.kind == "edge" else f" at batch {now.batch:.0f}"
-    return f"{name} takes the largest share of the time{batch}" + (f"; {parts[name]}" if name in parts and not isinstance(s.case.work, Train) else "")
+    return f"{name} takes the largest share of the time{batch}" + (
+        f"; {parts[name]}" if name in parts and not isinstance(s.case.work, Train) else ""
+    )
 
 
 def _metrics(s: Studied, now: Today) -> dict[str, Interval]:
@@ -94,11 +110,20 @@ def _metrics(s: Studied, now: Today) -> dict[str, Interval]:
             return {}
         step, rate, mfu = float(timed.step_s), float(timed.tokens_per_s), float(timed.mfu)
         k = 1.5
-        return {"step_s": Interval(step, step / k, step * k), "tokens_per_s": Interval(rate, rate / k, rate * k), "mfu": Interval(mfu, mfu / k, min(mfu * k, 1.0))}
+        return {
+            "step_s": Interval(step, step / k, step * k),
+            "tokens_per_s": Interval(rate, rate / k, rate * k),
+            "mfu": Interval(mfu, mfu / k, min(mfu * k, 1.0)),
+        }
     named = s.case.setting.answer(replace(s.case.work, batch=max(now.batch, 1.0)))
     if not named["fits"][0]:
         return {}
-    pairs = (("ttft_s", spread.ttft_spread), ("tpot_s", spread.tpot_spread), ("tokens_per_s", spread.tpot_spread), ("request_s", spread.tpot_spread))
+    pairs = (
+        ("ttft_s", spread.ttft_spread),
+        ("tpot_s", spread.tpot_spread),
+        ("tokens_per_s", spread.tpot_spread),
+        ("request_s", spread.tpot_spread),
+    )
     found = {name: (float(named[name][0]), k) for name, k in pairs}
     return {name: Interval(value, value / k, value * k) for name, (value, k) in found.items() if np.isfinite(value)}
 
@@ -112,14 +137,33 @@ def points(s: Studied) -> tuple[RooflinePoint, ...]:
     if isinstance(s.case.work, Train):
         timed = train_time(s.case.setting, s.case.work)
         ledger = timed.ledger
-        moved = 3.0 * float(ledger.weight_bytes) * float(ledger.microbatches) + 2.0 * float(ledger.activation_bytes) * float(ledger.microbatches) + 2.0 * float(ledger.optimizer_bytes)
+        moved = (
+            3.0 * float(ledger.weight_bytes) * float(ledger.microbatches)
+            + 2.0 * float(ledger.activation_bytes) * float(ledger.microbatches)
+            + 2.0 * float(ledger.optimizer_bytes)
+        )
         flops = float(ledger.flops)
-        return (RooflinePoint(s.workload.name, "training step", device, flops / max(moved, 1.0), flops / float(timed.step_s), bandwidth, roof),)
-    batch = float(s.surface.batch[tuple(int(np.abs(np.log(a)).argmin()) for a in (s.axes.context, s.axes.model, s.axes.error))])
+        return (
+            RooflinePoint(
+                s.workload.name,
+                "training step",
+                device,
+                flops / max(moved, 1.0),
+                flops / float(timed.step_s),
+                bandwidth,
+                roof,
+            ),
+        )
+    batch = float(
+        s.surface.batch[tuple(int(np.abs(np.log(a)).argmin()) for a in (s.axes.context, s.axes.model, s.axes.error))]
+    )
     named = s.case.setting.answer(replace(s.case.work, batch=max(batch, 1.0)))
     kind = s.case.setting.table.kind
     phases = {"decoder": ("decode", "prefill"), "denoiser": ("decode",), "encoder": ("prefill",)}[kind]
-    labels = {"decode": "denoise" if kind == "denoiser" else "decode", "prefill": "encode" if kind == "encoder" else "prefill"}
+    labels = {
+        "decode": "denoise" if kind == "denoiser" else "decode",
+        "prefill": "encode" if kind == "encoder" else "prefill",
+    }
     return tuple(
         RooflinePoint(
             s.workload.name, labels[phase], device, float(named[f"{phase}.intensity"][0]),
@@ -148,7 +192,7 @@ def _notes(s: Studied) -> tuple[str, ...]:
     return (*notes, *s.case.setting.architecture.notes[:3])
 
 
-def totals(fleet: Fleet, audits: list[WorkloadAudit], pools: tuple[PoolAudit, ...], months: tuple[str, ...]) -> FleetTotals:
+def totals(audits: list[WorkloadAudit], pools: tuple[PoolAudit, ...], months: tuple[str, ...]) -> FleetTotals:
     """Return the fleet in one line: the first to starve, the bill, and how many starve at the median."""
     priced = [pool for pool in pools if any(pool.usd_per_month)]
     now = sum(pool.usd_per_month[0] for pool in priced) if priced else None
@@ -167,7 +211,11 @@ def totals(fleet: Fleet, audits: list[WorkloadAudit], pools: tuple[PoolAudit, ..
         sentence = f"no workload starves at the median; {first.name} does in {first.starves.probability:.0%} of the draws, on {first.starves.resource}"
     else:
         sentence = f"no workload starves within {len(months)} months"
-    over = [name for name in ("budget", "power") if audits and name in audits[0].by_resource and min(audits[0].by_resource[name].p50) < 0]
+    over = [
+        name
+        for name in ("budget", "power")
+        if audits and name in audits[0].by_resource and min(audits[0].by_resource[name].p50) < 0
+    ]
     if over:
         sentence += f"; the fleet's needs pass its {' and '.join(over)} limit within the horizon"
     return FleetTotals(
@@ -176,24 +224,59 @@ def totals(fleet: Fleet, audits: list[WorkloadAudit], pools: tuple[PoolAudit, ..
     )  # fmt: skip
 
 
-def assumptions(fleet: Fleet, studied: list[Studied], machines: dict[str, Machine], memory_price: float) -> tuple[Assumption, ...]:
+def assumptions(
+    fleet: Fleet, studied: list[Studied], machines: dict[str, Machine], memory_price: float
+) -> tuple[Assumption, ...]:
     """Return every input that decides the outcome, with its source."""
     items = []
     for pool in fleet.pool:
         price = machines[pool.name].usd_per_device_hour
         shown = "unknown" if price is None else f"${price.value:.2f} per device-hour"
-        items.append(Assumption(f"price of {pool.name}", shown, price.how if price else "assumed", price.source if price else "no price known"))
+        items.append(
+            Assumption(
+                f"price of {pool.name}",
+                shown,
+                price.how if price else "assumed",
+                price.source if price else "no price known",
+            )
+        )
     for s in studied:
         d = s.workload.demand
         if s.workload.kind in {"serve", "edge"}:
-            items.append(Assumption(f"{s.workload.name}: growth", f"demand ×{d.growth:g}, context ×{d.context_growth:g}, model ×{d.model_growth:g} a year", "cited", "the fleet file"))
+            items.append(
+                Assumption(
+                    f"{s.workload.name}: growth",
+                    f"demand ×{d.growth:g}, context ×{d.context_growth:g}, model ×{d.model_growth:g} a year",
+                    "cited",
+                    "the fleet file",
+                )
+            )
     items += [
         Assumption("a month", "730 hours", "assumed", "8,760 h / 12, as cloud bills count"),
-        Assumption("KV and width of a grown model", "parameters^(1/3)", "derived", "Llama-3.1 8B, 70B and 405B: exponents 0.42 and 0.26"),
-        Assumption("memory share of device prices", "45 %", "assumed", "35–58 % of the bill of materials, siliconanalysts.com cost models (low confidence)"),
-        Assumption("roadmap delay", "exponential with each event's mean slip", "assumed", "plans slip and do not come early"),
-        Assumption("speculative decoding", "3 draft tokens, acceptance 0.7, 5 % of a step each", "assumed", "EAGLE-3 Table 3 gives 1.3–1.8× at batch 2–64"),
+        Assumption(
+            "KV and width of a grown model",
+            "parameters^(1/3)",
+            "derived",
+            "Llama-3.1 8B, 70B and 405B: exponents 0.42 and 0.26",
+        ),
+        Assumption(
+            "memory share of device prices",
+            "45 %",
+            "assumed",
+            "35–58 % of the bill of materials, siliconanalysts.com cost models (low confidence)",
+        ),
+        Assumption(
+            "roadmap delay", "exponential with each event's mean slip", "assumed", "plans slip and do not come early"
+        ),
+        Assumption(
+            "speculative decoding",
+            "3 draft tokens, acceptance 0.7, 5 % of a step each",
+            "assumed",
+            "EAGLE-3 Table 3 gives 1.3–1.8× at batch 2–64",
+        ),
     ]
     if memory_price != 1.0:
-        items.append(Assumption("memory price", f"×{memory_price:g} from the first month", "assumed", "scenario of this run"))
+        items.append(
+            Assumption("memory price", f"×{memory_price:g} from the first month", "assumed", "scenario of this run")
+        )
     return tuple(items)

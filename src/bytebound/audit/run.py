@@ -7,22 +7,22 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bytebound.audit.draws import Factors, Supply, factors, month_index, supply
 from bytebound.audit.fixes import Situation, all_fixes, need_devices, roadmap_machines
-from bytebound.audit.record import assumptions, points, totals, workload_record
-from bytebound.audit.starve import bands, first_starvation
+from bytebound.audit.record import assumptions, totals, workload_record
+from bytebound.audit.starve import bands, first_starvation, headroom
 from bytebound.audit.surface import Axes, error_sigma, surface, today
 from bytebound.documents.audit import Audit, Headroom, PoolAudit, WorkloadAudit
 from bytebound.documents.device import Figure, Machine
 from bytebound.documents.fleet import Fleet, Lengths, Pool, Workload, read_fleet
 from bytebound.documents.work import Serve, Train
 from bytebound.errors import ByteboundError, DocumentError, QuantityError
-from bytebound.facts.machines import find_machine
 from bytebound.facts.devices import devices
+from bytebound.facts.machines import find_machine
 from bytebound.facts.roadmap import roadmap
 from bytebound.plan.case import Case
 from bytebound.predict.ceilings import ceilings_of
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from bytebound.audit.surface import Surface
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 GRID = {"context": 7, "model": 5, "error": 7}
 EDGE = (0.002, 0.998)
@@ -60,12 +60,22 @@ class Studied:
     use: Array
 
 
-def run(path: str | Path, *, months: int | None = None, draws: int = 10_000, seed: int = 0, memory_price: float = 1.0, slip_months: float = 0.0) -> Audit:
+def run(
+    path: str | Path,
+    *,
+    months: int | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+    memory_price: float = 1.0,
+    slip_months: float = 0.0,
+) -> Audit:
     """Return the audit of the fleet file at ``path``.
 
     Args:
+        path: the fleet file (TOML).
         months: horizon, else the file's own.
-        draws: samples of growth, slip and model error; ``seed`` makes them reproducible.
+        draws: samples of growth, slip and model error.
+        seed: of the random streams; the same seed gives the same audit.
         memory_price: factor on memory prices (scenario), such as 1.5 or 2.
         slip_months: extra delay of every roadmap addition (scenario).
 
@@ -73,24 +83,54 @@ def run(path: str | Path, *, months: int | None = None, draws: int = 10_000, see
         DocumentError, UnknownNameError, QuantityError: the file or an argument is wrong; names its place.
     """
     fleet = read_fleet(Path(path))
-    return run_fleet(fleet, months=months, draws=draws, seed=seed, memory_price=memory_price, slip_months=slip_months, place=str(path))
+    return run_fleet(
+        fleet,
+        months=months,
+        draws=draws,
+        seed=seed,
+        memory_price=memory_price,
+        slip_months=slip_months,
+        place=str(path),
+    )
 
 
-def run_fleet(fleet: Fleet, *, months: int | None = None, draws: int = 10_000, seed: int = 0, memory_price: float = 1.0, slip_months: float = 0.0, place: str = "fleet") -> Audit:
+def run_fleet(
+    fleet: Fleet,
+    *,
+    months: int | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+    memory_price: float = 1.0,
+    slip_months: float = 0.0,
+    place: str = "fleet",
+) -> Audit:
     """Return the audit of a fleet that was read or built. See ``run``."""
     began = time.perf_counter()
     horizon = fleet.months if months is None else months
     _check(horizon, draws, seed, memory_price, slip_months)
     if horizon * draws * len(fleet.workload) > CELL_LIMIT:
-        raise QuantityError(f"{draws:,} draws × {horizon} months × {len(fleet.workload)} workloads is more than {CELL_LIMIT:,}", place="--draws", mend="lower --draws")
+        raise QuantityError(
+            f"{draws:,} draws × {horizon} months × {len(fleet.workload)} workloads is more than {CELL_LIMIT:,}",
+            place="--draws",
+            mend="lower --draws",
+        )
     machines = {pool.name: _machine(pool, index, place) for index, pool in enumerate(fleet.pool)}
     supplies = {
-        pool.name: supply(fleet, pool, price=machines[pool.name].usd_per_device_hour, months=horizon, draws=draws, seed=seed, slip_months=slip_months, memory_price=memory_price)
+        pool.name: supply(
+            fleet,
+            pool,
+            price=machines[pool.name].usd_per_device_hour,
+            months=horizon,
+            draws=draws,
+            seed=seed,
+            slip_months=slip_months,
+            memory_price=memory_price,
+        )
         for pool in fleet.pool
     }
     coming = upcoming_machines(fleet, horizon)
     studied = [
-        _study(fleet, w, index, machines[w.pool], coming, months=horizon, draws=draws, seed=seed, place=place)
+        _study(w, index, machines[w.pool], coming, months=horizon, draws=draws, seed=seed, place=place)
         for index, w in enumerate(fleet.workload)
     ]
     shares = allocate(fleet, studied, supplies)
@@ -98,13 +138,23 @@ def run_fleet(fleet: Fleet, *, months: int | None = None, draws: int = 10_000, s
     fleet_need = _fleet_need(fleet, studied, supplies, machines)
     audits = [_conclude(s, shares[s.workload.name], supplies[s.workload.pool], fleet_need) for s in studied]
     audits.sort(key=urgency)
-    pools = tuple(_pool_audit(pool, machines[pool.name], supplies[pool.name], [s for s in studied if s.workload.pool == pool.name]) for pool in fleet.pool)
+    pools = tuple(
+        _pool_audit(
+            pool, machines[pool.name], supplies[pool.name], [s for s in studied if s.workload.pool == pool.name]
+        )
+        for pool in fleet.pool
+    )
     scenario = tuple(
-        text for text, on in ((f"memory price ×{memory_price:g}", memory_price != 1.0), (f"roadmap additions {slip_months:g} months late", slip_months != 0.0)) if on
+        text
+        for text, on in (
+            (f"memory price ×{memory_price:g}", memory_price != 1.0),
+            (f"roadmap additions {slip_months:g} months late", slip_months != 0.0),
+        )
+        if on
     )
     return Audit(
         name=fleet.name, start=fleet.start, months=names, draws=draws, seed=seed, scenario=scenario, workloads=tuple(audits),
-        pools=pools, fleet=totals(fleet, audits, pools, names), assumptions=assumptions(fleet, studied, machines, memory_price),
+        pools=pools, fleet=totals(audits, pools, names), assumptions=assumptions(fleet, studied, machines, memory_price),
         run={"tool": f"bytebound {version('bytebound')}", "file": Path(place).name, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "seconds": f"{time.perf_counter() - began:.2f}"},
     )  # fmt: skip
 
@@ -139,7 +189,9 @@ def _machine(pool: Pool, index: int, place: str) -> Machine:
         raise error.at(f"{place}: pool[{index}].device") from None
     price = found.usd_per_device_hour
     if pool.price is not None:
-        price = None if pool.price == 0 else Figure(value=pool.price, unit="USD/h", how="cited", source="the fleet file")
+        price = (
+            None if pool.price == 0 else Figure(value=pool.price, unit="USD/h", how="cited", source="the fleet file")
+        )
     return Machine(
         name=f"{pool.count}x {found.device.id}", device=found.device, per_node=min(pool.node, pool.count),
         nodes=max(1, -(-pool.count // pool.node)), usd_per_device_hour=price,
@@ -166,7 +218,17 @@ def upcoming_machines(fleet: Fleet, horizon: int) -> tuple[tuple[Machine, int], 
     return tuple(found.values())
 
 
-def _study(fleet: Fleet, w: Workload, index: int, machine: Machine, coming: tuple[tuple[Machine, int], ...], *, months: int, draws: int, seed: int, place: str) -> Studied:
+def _study(
+    w: Workload,
+    index: int,
+    machine: Machine,
+    coming: tuple[tuple[Machine, int], ...],
+    *,
+    months: int,
+    draws: int,
+    seed: int,
+    place: str,
+) -> Studied:
     try:
         case, base = _case(w, machine, coming)
         sampled = factors(w.demand, name=w.name, months=months, draws=draws, seed=seed, sigma=error_sigma(case))
@@ -212,7 +274,9 @@ def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]
     )  # fmt: skip
     check_degrees(setting, serve)
     if w.kind == "edge" and not (w.objective.ttft or w.objective.tpot or w.objective.request):
-        raise DocumentError("an edge workload needs an objective", mend='give [workload.objective] such as tpot = "100ms"')
+        raise DocumentError(
+            "an edge workload needs an objective", mend='give [workload.objective] such as tpot = "100ms"'
+        )
     case = Case(
         w.kind, setting, serve, w.objective, d.batch, shared_prefix=w.demand.shared_prefix, reused_context=w.demand.reused_context,
         roadmap=() if w.kind == "edge" else roadmap_machines(coming, machine.device.id),
@@ -240,7 +304,9 @@ def allocate(fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply]) 
             if s.workload.kind == "edge":
                 shares[s.workload.name] = np.ones_like(devices)
             elif s.workload.devices is not None:
-                grown = devices / max(float(pool.count), 1.0) if not open_ else np.minimum(devices / max(fixed, 1.0), 1.0)
+                grown = (
+                    devices / max(float(pool.count), 1.0) if not open_ else np.minimum(devices / max(fixed, 1.0), 1.0)
+                )
                 shares[s.workload.name] = s.workload.devices * grown
             else:
                 shares[s.workload.name] = rest * needs[open_.index(s)] / max(needs.sum(), 1e-300)
@@ -255,18 +321,26 @@ class FleetNeed:
     power: Array | None
 
 
-def _fleet_need(fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply], machines: dict[str, Machine]) -> FleetNeed:
+def _fleet_need(
+    fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply], machines: dict[str, Machine]
+) -> FleetNeed:
     hours = SECONDS_PER_MONTH / SECONDS_PER_HOUR
     usd = sum(
-        (np.where(np.isfinite(s.need), s.need, 0.0) * price * hours for s in studied if (price := supplies[s.workload.pool].usd_per_hour) is not None and s.workload.kind != "edge"),
+        (
+            np.where(np.isfinite(s.need), s.need, 0.0) * price * hours
+            for s in studied
+            if (price := supplies[s.workload.pool].usd_per_hour) is not None and s.workload.kind != "edge"
+        ),
         np.zeros((1, 1)),
     )
     watts = sum(
-        (np.where(np.isfinite(s.need), s.need, 0.0) * figure.value for s in studied if (figure := machines[s.workload.pool].device.power_w) is not None and s.workload.kind != "edge"),
+        (
+            np.where(np.isfinite(s.need), s.need, 0.0) * figure.value
+            for s in studied
+            if (figure := machines[s.workload.pool].device.power_w) is not None and s.workload.kind != "edge"
+        ),
         np.zeros((1, 1)),
     )
-    from bytebound.audit.starve import headroom  # noqa: PLC0415 - beside its only use
-
     limits = fleet.limits
     return FleetNeed(
         None if limits.usd_per_month is None else headroom(usd, np.full_like(usd, limits.usd_per_month)),
@@ -278,8 +352,12 @@ def _conclude(s: Studied, share: Array, pool: Supply, fleet_need: FleetNeed) -> 
     before = first_starvation(s.need, share, s.limit)
     now = today(s.case, s.surface)
     usd = None if pool.usd_per_hour is None else float(pool.usd_per_hour[-1])
-    situation = Situation(s.case, s.axes, s.surface, now, s.factors, s.base_demand, share, usd, s.workload.quality_floor)
-    return workload_record(s, share, pool, fleet_need, before, all_fixes(situation, before), points(s), now)
+    situation = Situation(
+        s.case, s.axes, s.surface, now, s.factors, s.base_demand, share, usd, s.workload.quality_floor
+    )
+    return workload_record(
+        s, share, pool=pool, fleet_need=fleet_need, before=before, fixes=all_fixes(situation, before), now=now
+    )
 
 
 def _pool_audit(pool: Pool, machine: Machine, found: Supply, mine: list[Studied]) -> PoolAudit:
@@ -299,5 +377,3 @@ def _month_name(start: str, offset: int) -> str:
     year, month = (int(part) for part in start.split("-"))
     index = month - 1 + offset
     return f"{year + index // 12:04d}-{index % 12 + 1:02d}"
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from bytebound.documents.audit import Headroom, Starves
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 MOST_HEADROOM = 99.0
 """Headroom is shown up to here: a resource nobody uses has no useful ratio."""
@@ -42,4 +42,6 @@ def first_starvation(need: Array, supply: Array, limit: NDArray[np.int64]) -> St
     months = [int(m) if m < need.shape[1] else None for m in np.quantile(first, (0.1, 0.5, 0.9), method="inverted_cdf")]
     rows = np.flatnonzero(ever)
     codes = np.broadcast_to(limit, short.shape)[rows, first[rows]]
-    return Starves(probability, months[0], months[1], months[2], LIMITS[int(np.bincount(codes, minlength=len(LIMITS)).argmax())])
+    return Starves(
+        probability, months[0], months[1], months[2], LIMITS[int(np.bincount(codes, minlength=len(LIMITS)).argmax())]
+    )

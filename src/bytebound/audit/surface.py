@@ -6,7 +6,7 @@ The ledger is run once on the grid; thousands of draws then interpolate. A grid 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bytebound.plan.case import Case
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 LEVEL_Z = 1.2815515655446004
 """Standard normal quantile of the 80 % interval's edge."""
@@ -60,7 +60,10 @@ class Surface:
     def at(self, context: Array, model: Array, error: Array) -> tuple[Array, NDArray[np.int64], Array]:
         """Return (device-seconds, limit, use) at broadcast factors: log-linear between points, limit and use from the nearest."""
         weights, cells = zip(
-            *(_place(axis, value) for axis, value in ((self.axes.context, context), (self.axes.model, model), (self.axes.error, error))),
+            *(
+                _place(axis, value)
+                for axis, value in ((self.axes.context, context), (self.axes.model, model), (self.axes.error, error))
+            ),
             strict=True,
         )
         shape = np.broadcast_shapes(*(cell.shape for cell in cells))
@@ -76,7 +79,10 @@ class Surface:
             spot = tuple(index)
             weight = np.where(finite[spot], weight, 0.0)
             total, known = total + weight * logs[spot], known + weight
-        near = tuple(np.minimum(cell + (w > 0.5), size - 1) for w, cell, size in zip(weights, cells, self.axes.shape, strict=True))
+        near = tuple(
+            np.minimum(cell + (w > 0.5), size - 1)
+            for w, cell, size in zip(weights, cells, self.axes.shape, strict=True)
+        )
         seconds = np.exp(total / np.maximum(known, 1e-300))
         return np.where(finite[near], seconds, np.inf), self.limit[near], self.use[(slice(None), *near)]
 
@@ -104,7 +110,9 @@ def batches(limit: int) -> Array:
 
 def surface(case: Case, axes: Axes) -> Surface:
     """Return the surface of a case."""
-    return _train_surface(case, case.work, axes) if isinstance(case.work, Train) else _serve_surface(case, case.work, axes)
+    return (
+        _train_surface(case, case.work, axes) if isinstance(case.work, Train) else _serve_surface(case, case.work, axes)
+    )
 
 
 def grid_answers(case: Case, work: Serve, axes: Axes) -> tuple[dict[str, Array], Array]:
@@ -126,12 +134,18 @@ def _serve_surface(case: Case, work: Serve, axes: Axes) -> Surface:
     fits = (named["fits"] > 0)[:, :, None, :]
     meets = np.ones((), dtype=bool)
     margin = np.full((1, 1, 1, 1), np.inf)
-    for bound, name in ((case.objective.ttft, "ttft_s"), (case.objective.tpot, "tpot_s"), (case.objective.request, "request_s")):
+    for bound, name in (
+        (case.objective.ttft, "ttft_s"),
+        (case.objective.tpot, "tpot_s"),
+        (case.objective.request, "request_s"),
+    ):
         if bound is not None and not bool(np.all(np.isnan(named[name][named["fits"] > 0]))):
             took = named[name][:, :, None, :] * error
             meets = meets & (took <= bound)
             margin = np.minimum(margin, bound / took)
-    per_request = {"decoder": work.output, "encoder": grown_prompt(work, axes), "denoiser": 1.0}[case.setting.table.kind]
+    per_request = {"decoder": work.output, "encoder": grown_prompt(work, axes), "denoiser": 1.0}[
+        case.setting.table.kind
+    ]
     rate = named["tokens_per_s"][:, :, None, :] / per_request / error
     if case.kind == "edge":
         room = (named["usable_bytes"] / named["total_bytes"])[:, :, None, :]
@@ -148,7 +162,7 @@ def _serve_surface(case: Case, work: Serve, axes: Axes) -> Surface:
         device_s = np.where(top > 0, cost / top, np.inf)
     pick = best  # [context, model, error]
     share = np.stack([_picked(named[f"share.{index}"], pick) for index in range(len(TIME_RESOURCES))])
-    by_limit = np.stack([share[_OF_TIME == code].sum(axis=0) for code in (BANDWIDTH, COMPUTING, LINKS, OVERHEADS)])
+    by_limit = np.stack([share[code == _OF_TIME].sum(axis=0) for code in (BANDWIDTH, COMPUTING, LINKS, OVERHEADS)])
     held = _picked(named["total_bytes"] / named["usable_bytes"], pick)
     limit = by_limit.argmax(axis=0) + BANDWIDTH
     stopped = _stopped_by_memory(np.broadcast_to(fits, allowed.shape), best, len(tried))
@@ -167,7 +181,9 @@ def grown_prompt(work: Serve, axes: Axes) -> Array:
 
 
 def _picked(values: Array, pick: NDArray[np.int64]) -> Array:
-    return np.take_along_axis(np.broadcast_to(values[:, :, None, :], (*pick.shape, values.shape[-1])), pick[..., None], axis=3)[..., 0]
+    return np.take_along_axis(
+        np.broadcast_to(values[:, :, None, :], (*pick.shape, values.shape[-1])), pick[..., None], axis=3
+    )[..., 0]
 
 
 def _stopped_by_memory(fits: NDArray[np.bool_], best: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
@@ -177,23 +193,41 @@ def _stopped_by_memory(fits: NDArray[np.bool_], best: NDArray[np.int64], count: 
 
 
 def _train_surface(case: Case, work: Train, axes: Axes) -> Surface:
-    grown = replace(work, seq=np.maximum(np.round(np.asarray(work.seq) * axes.context), 1)[:, None], model_scale=axes.model[None, :])
+    grown = replace(
+        work, seq=np.maximum(np.round(np.asarray(work.seq) * axes.context), 1)[:, None], model_scale=axes.model[None, :]
+    )
     timed = train_time(case.setting, grown)
     per_device = timed.tokens_per_s / case.devices_per_replica
     error = axes.error[None, None, :]
     device_s = np.where(timed.fits[:, :, None], error / per_device[:, :, None], np.inf)
-    shares = np.stack(np.broadcast_arrays(timed.total_bytes / timed.usable_bytes, 0.0 * timed.step_s, timed.compute_s / timed.step_s, timed.link_s / timed.step_s, timed.bubble_s / timed.step_s))
+    shares = np.stack(
+        np.broadcast_arrays(
+            timed.total_bytes / timed.usable_bytes,
+            0.0 * timed.step_s,
+            timed.compute_s / timed.step_s,
+            timed.link_s / timed.step_s,
+            timed.bubble_s / timed.step_s,
+        )
+    )
     use = np.broadcast_to(shares[..., None], (*shares.shape, len(axes.error)))
     limit = np.where(np.isfinite(device_s), use[1:].argmax(axis=0) + BANDWIDTH, CAPACITY)
-    return Surface(axes, np.broadcast_to(device_s, axes.shape), limit.astype(np.int64), use, np.broadcast_to(np.asarray(float(work.micro_batch)), axes.shape))
+    return Surface(
+        axes,
+        np.broadcast_to(device_s, axes.shape),
+        limit.astype(np.int64),
+        use,
+        np.broadcast_to(np.asarray(float(work.micro_batch)), axes.shape),
+    )
 
 
 def today(case: Case, found: Surface) -> Today:
     """Return today's numbers at the best batch (every factor nearest 1)."""
-    spot = tuple(int(np.abs(np.log(axis)).argmin()) for axis in (found.axes.context, found.axes.model, found.axes.error))
+    spot = tuple(
+        int(np.abs(np.log(axis)).argmin()) for axis in (found.axes.context, found.axes.model, found.axes.error)
+    )
     limited = int(found.limit[spot]) == CAPACITY
     if isinstance(case.work, Train):
-        use = found.use[(slice(None), *spot)]
+        use = found.use[:, spot[0], spot[1], spot[2]]
         return Today(1.0, 0.0, 0.0, float(use[COMPUTING]), limited, 0.0, 0.0)
     batch = max(float(found.batch[spot]), 1.0)
     named = case.setting.answer(replace(case.work, batch=batch))

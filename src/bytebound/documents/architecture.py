@@ -286,7 +286,11 @@ class Architecture:
         for _, block, operator in self.operators(draft=draft):
             for tensor in operator.tensors():
                 yield Tensor(
-                    f"{block.name}{tensor.name}", tensor.shape, tensor.stored, tensor.copies * block.repeat, tied=tensor.tied
+                    f"{block.name}{tensor.name}",
+                    tensor.shape,
+                    tensor.stored,
+                    tensor.copies * block.repeat,
+                    tied=tensor.tied,
                 )
 
     @property

@@ -9,7 +9,17 @@ from bytebound.documents.values import Interval, Provenance
 
 AUDIT_SCHEMA = "bytebound.audit/1"
 
-AUDIT_RESOURCES = ("capacity", "memory-bandwidth", "compute", "links", "overhead", "objective", "devices", "budget", "power")
+AUDIT_RESOURCES = (
+    "capacity",
+    "memory-bandwidth",
+    "compute",
+    "links",
+    "overhead",
+    "objective",
+    "devices",
+    "budget",
+    "power",
+)
 """Why supply falls short. The first five name what binds a replica that is busy; ``objective`` means that no batch meets
 the latency objective; ``devices``, ``budget`` and ``power`` are the pool's own limits."""
 

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 How = Literal["cited", "measured", "derived", "calibrated", "assumed"]
 Positive = Annotated[float, Field(gt=0, lt=1e24, allow_inf_nan=False)]
 
-DEVICE_SCHEMA = "bytebound.machine/1"
-
 
 class Figure(BaseModel):
     """One number with its unit, how it is known, from where and when."""
@@ -40,7 +38,7 @@ class Device(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    schema_: Literal["bytebound.machine/1"] = Field(default=DEVICE_SCHEMA, alias="schema")
+    schema_: Literal["bytebound.machine/1"] = Field(default="bytebound.machine/1", alias="schema")
     id: str = Field(min_length=1, max_length=100, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     name: str
     vendor: str

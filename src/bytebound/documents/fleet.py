@@ -248,7 +248,9 @@ class Fleet(_Record):
             by_pool[event.pool] = event.when
         for index, pool in enumerate(self.pool):
             if pool.since is not None and pool.since > self.start:
-                raise ValueError(f"@pool.{index}.since@since {pool.since} is after the start {self.start}; write it as a roadmap addition")
+                raise ValueError(
+                    f"@pool.{index}.since@since {pool.since} is after the start {self.start}; write it as a roadmap addition"
+                )
         return self
 
 
@@ -260,7 +262,9 @@ def read_fleet(path: Path) -> Fleet:
     """
     try:
         if path.stat().st_size > FILE_LIMIT_BYTES:
-            raise DocumentError(f"larger than {FILE_LIMIT_BYTES} bytes", place=str(path), mend="a fleet file is a few kilobytes")
+            raise DocumentError(
+                f"larger than {FILE_LIMIT_BYTES} bytes", place=str(path), mend="a fleet file is a few kilobytes"
+            )
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DocumentError("no such file", place=str(path), mend="give the path of a fleet file") from None
@@ -299,7 +303,9 @@ def _sentences(error: ValidationError, text: str, place: str) -> str:
         if item["type"] == "extra_forbidden":
             message = f"unknown key{_nearest_key(parts)}"
         given = item.get("input")
-        shown = f" (given {given!r})" if isinstance(given, str | int | float) and item["type"] != "extra_forbidden" else ""
+        shown = (
+            f" (given {given!r})" if isinstance(given, str | int | float) and item["type"] != "extra_forbidden" else ""
+        )
         found.append((line, f"{place}:{line}: {key}: {message}{shown}" if key else f"{place}:{line}: {message}"))
     return "\n".join(dict.fromkeys(sentence for _, sentence in sorted(found)))
 

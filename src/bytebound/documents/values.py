@@ -17,9 +17,9 @@ from bytebound.errors import DocumentError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Number = float | NDArray[np.float64]
-    Text = str | NDArray[np.str_]
-    Flag = bool | NDArray[np.bool_]
+    Number = float | NDArray[Any]
+    Text = str | NDArray[Any]
+    Flag = bool | NDArray[Any]
 else:
 
     def _array(value: object) -> object:

@@ -7,7 +7,7 @@ Every function broadcasts: request quantities have shape (requests,), rows of a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bytebound.documents.work import Serve
     from bytebound.ledger.table import OpTable, Products, Scores
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 KV_GROWTH_EXPONENT = 1 / 3
 """KV bytes per token against parameters as a model family grows: Llama-3.1 8B -> 70B -> 405B gives 0.42 and 0.26."""
@@ -92,10 +92,12 @@ class Request:
 def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float) -> Request:
     """Return ``work`` as arrays, with precision resolved against the checkpoint and chunk against the engine."""
 
-    def flat(value: object) -> Array:
-        return np.atleast_1d(np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value, dtype=float)).ravel()
+    def flat(value: Any) -> Array:
+        return np.atleast_1d(
+            np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value, dtype=float)
+        ).ravel()
 
-    def names(value: object) -> NDArray[np.str_]:
+    def names(value: Any) -> NDArray[np.str_]:
         return np.atleast_1d(np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value)).ravel()
 
     chunk = flat(work.chunk)
@@ -118,8 +120,10 @@ def shard_fraction(shard: NDArray[np.int64], units: Array, degree: Array) -> Arr
     Whole units (attention heads) are dealt out: with more devices than units the units are replicated.
     """
     whole = np.where(units > 0, units, np.inf)[:, None]
-    dealt = np.where(np.isfinite(whole), np.ceil(whole / degree) / np.where(np.isfinite(whole), whole, 1.0), 1.0 / degree)
-    return np.where((shard == t.REPLICATE)[:, None], 1.0, dealt)
+    dealt = np.where(
+        np.isfinite(whole), np.ceil(whole / degree) / np.where(np.isfinite(whole), whole, 1.0), 1.0 / degree
+    )
+    return np.asarray(np.where((shard == t.REPLICATE)[:, None], 1.0, dealt))
 
 
 def experts_hit(copies: Array, active: Array, tokens: Array) -> Array:
@@ -162,7 +166,7 @@ def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Le
     rows_in = np.where((p.shard == t.ROW)[:, None], share, 1.0)
     rows_out = np.where((p.shard == t.ROW)[:, None], 1.0, share)
     values = (p.inputs[:, None] * rows_in + p.outputs[:, None] * rows_out) * wide
-    weights = p.elements[:, None] * grown * share * r.weight_bits / 8 * held_hit * np.where(p.stream == t.SEQUENCE, 1.0, 1.0)[:, None]
+    weights = p.elements[:, None] * grown * share * r.weight_bits / 8 * held_hit
     repeats = np.where((p.stream == t.SEQUENCE)[:, None], 1.0, passes)
     launches = p.launches[:, None] * np.where(working, repeats, 0.0)
     zero = np.zeros((1, 1))
@@ -177,7 +181,7 @@ def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Le
 def reads_at(s: Scores, context: Array) -> Array:
     """Return keys one query reads at ``context`` tokens, (rows, requests): the window, the selection or all of them."""
     inside = np.minimum(context, s.window[:, None])
-    return np.minimum(inside, s.selected[:, None])
+    return np.asarray(np.minimum(inside, s.selected[:, None]))
 
 
 def kv_bytes_at(s: Scores, context: Array, kv_bits: Array) -> Array:
@@ -186,13 +190,13 @@ def kv_bytes_at(s: Scores, context: Array, kv_bits: Array) -> Array:
     Source: 2 n_kv d_h per token (GQA), d_c + d_r (MLA); windows keep at most their width; an indexer keeps all.
     """
     kept = np.minimum(context, s.window[:, None])
-    return (s.own[:, None] * kept + s.index_elements[:, None] * context) * kv_bits / 8
+    return np.asarray((s.own[:, None] * kept + s.index_elements[:, None] * context) * kv_bits / 8)
 
 
 def kv_share(s: Scores, tp: Array) -> Array:
     """Return the share of the KV cache on the fullest of ``tp`` devices; latents are replicated."""
     heads = s.kv_heads[:, None]
-    return np.where((s.kind == t.LATENT)[:, None], 1.0, np.ceil(heads / tp) / heads)
+    return np.asarray(np.where((s.kind == t.LATENT)[:, None], 1.0, np.ceil(heads / tp) / heads))
 
 
 def _pairs(count: Array, limit: Array) -> Array:
@@ -246,7 +250,9 @@ def attention_prefill_rows(table: OpTable, r: Request, tokens: Array, past: Arra
     pairs = np.where((s.causal > 0)[:, None] & ~crossed, triangle, square) / s.stride[:, None]
     heads = np.ceil(s.heads[:, None] / r.tp)
     widths = (s.qk_dim + s.v_dim)[:, None]
-    flops = requests * (2.0 * pairs * heads * widths + s.index_flop[:, None] * _pairs(before + new, np.full_like(new, np.inf)))
+    flops = requests * (
+        2.0 * pairs * heads * widths + s.index_flop[:, None] * _pairs(before + new, np.full_like(new, np.inf))
+    )
     own = np.maximum(s.own * s.stride, np.where(s.kind == t.LATENT, 0.0, s.kv_heads * (s.qk_dim + s.v_dim)))[:, None]
     reread = np.where(crossed, keys, np.minimum(passes * before + new * (passes + 1) / 2, limit * passes))
     kv = requests * (reread * own + new * s.own[:, None]) * r.kv_bits / 8 * kv_share(s, r.tp)
@@ -287,7 +293,7 @@ def stream_rows(table: OpTable, r: Request, tokens: Array, sequences: Array, pas
     )  # fmt: skip
 
 
-def collective_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Ledger:
+def collective_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> list[Ledger]:
     """Return what is communicated: tensor all-reduces, expert exchanges, pipeline hand-overs, the sharded head.
 
     Payloads are what one device contributes; ``predict.links`` turns them into traffic per link. Source: Megatron-LM
@@ -304,33 +310,49 @@ def collective_rows(table: OpTable, r: Request, tokens: Array, passes: Array) ->
     by_exchange = (r.ep > 1)[None, :]
     head = np.flatnonzero(p.shard == t.VOCAB)
     logits = n[head] * p.outputs[head, None] * r.activation_bytes / r.tp
-    sends = (r.pp - 1)[None, :]
     sent = tokens[t.MAIN][None, :] * table.hidden * r.width_scale * r.activation_bytes
     parts = [
         (reduces, "all-reduce", ALL_REDUCE, payload[reduces], r.tp, r.tp > 1),
-        (experts, "all-reduce", ALL_REDUCE, np.where(by_exchange, 0.0, payload[experts]), r.tp, (r.tp > 1) & (r.ep <= 1)),
+        (
+            experts,
+            "all-reduce",
+            ALL_REDUCE,
+            np.where(by_exchange, 0.0, payload[experts]),
+            r.tp,
+            (r.tp > 1) & (r.ep <= 1),
+        ),
         (experts, "dispatch", ALL_TO_ALL, np.where(by_exchange, exchanged[experts], 0.0), r.ep, r.ep > 1),
         (experts, "combine", ALL_TO_ALL, np.where(by_exchange, exchanged[experts], 0.0), r.ep, r.ep > 1),
         (head, "logits gather", ALL_TO_ALL, logits, r.tp, r.tp > 1),
     ]
     ledgers = [
-        _collective(tuple(f"{p.names[i]} {what}" for i in rows), pattern, p.repeat[rows, None], bytes_, group, live, passes)
+        _collective(
+            tuple(f"{p.names[i]} {what}" for i in rows),
+            pattern,
+            p.repeat[rows, None],
+            bytes_,
+            group=group,
+            live=live,
+            passes=passes,
+        )
         for rows, what, pattern, bytes_, group, live in parts
         if len(rows) and bool(np.any(live))
     ]
     if bool(np.any(r.pp > 1)):
-        ledgers.append(_collective(("pipeline hand-over",), SEND, sends.T.T, sent, r.pp, r.pp > 1, passes))
-    return stack(ledgers) if ledgers else _collective((), SEND, np.zeros((0, 1)), np.zeros((0, 1)), r.pp, r.pp > 1, passes)
+        one = np.ones((1, 1))
+        ledgers.append(_collective(("pipeline hand-over",), SEND, one, sent, group=r.pp, live=r.pp > 1, passes=passes))
+    return ledgers
 
 
 def transfer_row(name: str, pattern: int, payload: Array) -> Ledger:
     """Return one row that moves ``payload`` bytes over the host link (HOST) or to another node (SCALE_OUT)."""
     one = np.ones((1, 1))
-    return _collective((name,), pattern, one, payload[None, :], np.ones_like(payload), payload > 0, np.ones_like(payload))
+    ones = np.ones_like(payload)
+    return _collective((name,), pattern, one, payload[None, :], group=ones, live=payload > 0, passes=ones)
 
 
 def _collective(
-    names: tuple[str, ...], pattern: int, repeat: Array, payload: Array, group: Array, live: Array, passes: Array
+    names: tuple[str, ...], pattern: int, repeat: Array, payload: Array, *, group: Array, live: Array, passes: Array
 ) -> Ledger:
     zero = np.zeros((1, 1))
     count = len(names)
@@ -357,7 +379,14 @@ def decode_ledger(table: OpTable, r: Request) -> Ledger:
         images = r.microbatch * np.maximum(table.main_tokens, 1.0) + zero
         tokens = _tokens(images, r.microbatch + zero, zero, r.microbatch * r.prompt)
         attention = attention_prefill_rows(table, r, tokens, zero, one)
-        return stack([product_rows(table, r, tokens, one), attention, stream_rows(table, r, tokens, r.microbatch, one), collective_rows(table, r, tokens, one)])
+        return stack(
+            [
+                product_rows(table, r, tokens, one),
+                attention,
+                stream_rows(table, r, tokens, r.microbatch, one),
+                *collective_rows(table, r, tokens, one),
+            ]
+        )
     per_step = r.microbatch * (1 + r.draft) + zero
     tokens = _tokens(per_step, per_step, zero, zero)
     context = r.prompt + r.output / 2
@@ -367,7 +396,7 @@ def decode_ledger(table: OpTable, r: Request) -> Ledger:
             product_rows(table, r, tokens, one),
             attention_decode_rows(table, r, np.where(table.crosses, r.output / 2 + zero, context), encoder),
             stream_rows(table, r, tokens, r.microbatch, one),
-            collective_rows(table, r, tokens, one),
+            *collective_rows(table, r, tokens, one),
         ]
     )
 
@@ -381,7 +410,9 @@ def prefill_ledger(table: OpTable, r: Request, requests: Array) -> Ledger:
     encoder_only = table.kind == "encoder"
     new = np.maximum(r.prompt * (1 - r.prefix_hit - r.offload_hit), 1.0)
     past = r.prompt - new
-    encoder = requests * np.where(table.crosses, table.encoder_tokens or r.prompt, table.encoder_tokens * r.images) + zero
+    encoder = (
+        requests * np.where(table.crosses, table.encoder_tokens or r.prompt, table.encoder_tokens * r.images) + zero
+    )
     if table.kind == "denoiser":
         encoder, new, past = requests * r.prompt + zero, zero, zero
     if table.crosses and table.kind == "decoder":
@@ -395,14 +426,18 @@ def prefill_ledger(table: OpTable, r: Request, requests: Array) -> Ledger:
         product_rows(table, r, tokens, passes),
         attention_prefill_rows(table, r, tokens, past, passes),
         stream_rows(table, r, tokens, requests, passes),
-        collective_rows(table, r, tokens, passes),
+        *collective_rows(table, r, tokens, passes),
     ]
     per_token = kv_bytes_per_token(table, r)
     if bool(np.any(r.offload_hit > 0)):
         parts.append(transfer_row("KV from host memory", HOST, requests * r.prompt * r.offload_hit * per_token + zero))
     if bool(np.any(r.disaggregated > 0)):
         parts.append(
-            transfer_row("KV to the decode pool", SCALE_OUT, np.where(r.disaggregated > 0, requests * r.prompt * per_token, 0.0) + zero)
+            transfer_row(
+                "KV to the decode pool",
+                SCALE_OUT,
+                np.where(r.disaggregated > 0, requests * r.prompt * per_token, 0.0) + zero,
+            )
         )
     return stack(parts)
 
@@ -446,7 +481,9 @@ def resident_weight_bytes(table: OpTable, r: Request) -> Array:
     small = np.where(looked_up, 0.0, tables).sum(axis=0)
     embedding = np.where(looked_up, tables, 0.0).sum(axis=0) / r.tp * r.width_scale
     stage = np.minimum(np.ceil(table.layers / r.pp) / table.layers, 1.0)
-    ends = np.where(r.pp > 1, np.maximum(embedding, np.maximum(head, embedding * (p.tied.max(initial=0) > 0))), embedding + head)
+    ends = np.where(
+        r.pp > 1, np.maximum(embedding, np.maximum(head, embedding * (p.tied.max(initial=0) > 0))), embedding + head
+    )
     return np.asarray((matrices + small) * stage + ends)
 
 
@@ -459,13 +496,21 @@ def activation_peak_bytes(table: OpTable, r: Request) -> Array:
     p, s = table.products, table.scores
     encoder_only = table.kind != "decoder"
     per_request = np.maximum(table.main_tokens, 1.0) if table.kind == "denoiser" else r.prompt
-    step_tokens = r.batch * per_request if encoder_only else np.minimum(np.maximum(r.prompt, r.batch), np.maximum(r.chunk, r.batch))
+    step_tokens = (
+        r.batch * per_request
+        if encoder_only
+        else np.minimum(np.maximum(r.prompt, r.batch), np.maximum(r.chunk, r.batch))
+    )
     inner = np.array([role not in {"head", "embedding", "expert"} for role in p.roles])
     mains = inner & (p.stream == t.MAIN)
     share = shard_fraction(p.shard, p.units, r.tp)
-    widths = (p.inputs[:, None] + p.outputs[:, None] * np.where((p.shard == t.ROW)[:, None], 1.0, share)) * p.token_scale[:, None]
+    widths = (
+        p.inputs[:, None] + p.outputs[:, None] * np.where((p.shard == t.ROW)[:, None], 1.0, share)
+    ) * p.token_scale[:, None]
     widest = np.where(mains[:, None], widths, 0.0).max(axis=0, initial=0.0)
-    experts = np.where((p.copies > 1)[:, None], p.active[:, None] * (p.inputs + p.outputs)[:, None] / np.maximum(r.tp, r.ep), 0.0)
+    experts = np.where(
+        (p.copies > 1)[:, None], p.active[:, None] * (p.inputs + p.outputs)[:, None] / np.maximum(r.tp, r.ep), 0.0
+    )
     widest = np.maximum(widest, experts.max(axis=0, initial=0.0))
     alive = step_tokens * (2 * table.hidden + widest) * r.activation_bytes * r.width_scale
     heads = np.ceil(s.heads[:, None] / r.tp).max(axis=0, initial=0.0)

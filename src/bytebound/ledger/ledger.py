@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 GEMM, ATTENTION, ELEMENTWISE, COLLECTIVE = range(4)
 """Operator classes: efficiencies and floors differ by these."""
@@ -59,20 +59,25 @@ class Ledger:
 
 
 def stack(parts: list[Ledger]) -> Ledger:
-    """Return one ledger with the rows of all ``parts``."""
-    width = max(
-        np.broadcast_shapes(*(np.shape(getattr(p, n))[1:] for n in _ARRAYS))[0] if p.names else 1 for p in parts
-    )
+    """Return one ledger with the rows of all ``parts``; an array no part widens stays (rows, 1)."""
+    parts = [part for part in parts if part.names]
+    count = sum(len(part.names) for part in parts)
 
     def joined(name: str) -> Array:
-        return np.concatenate([np.broadcast_to(getattr(p, name), (len(p.names), width)) for p in parts if p.names])
+        values = [getattr(part, name) for part in parts]
+        out = np.empty((count, max(value.shape[1] for value in values)), dtype=values[0].dtype)
+        row = 0
+        for part, value in zip(parts, values, strict=True):
+            out[row : row + len(part.names)] = value
+            row += len(part.names)
+        return out
 
     return Ledger(
         names=tuple(n for p in parts for n in p.names),
         roles=tuple(r for p in parts for r in p.roles),
         op_class=np.concatenate([p.op_class for p in parts]),
         pattern=np.concatenate([p.pattern for p in parts]),
-        math=joined("math").astype(np.int64),
+        math=np.asarray(joined("math"), dtype=np.int64),
         repeat=joined("repeat"),
         flops=joined("flops"),
         weight_bytes=joined("weight_bytes"),
@@ -82,6 +87,3 @@ def stack(parts: list[Ledger]) -> Ledger:
         group=joined("group"),
         launches=joined("launches"),
     )
-
-
-_ARRAYS = ("math", "repeat", "flops", "weight_bytes", "kv_bytes", "activation_bytes", "network_bytes", "group", "launches")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bytebound.documents.values import Text
     from bytebound.ledger.table import Products, Streams
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 QUANTIZED_ROLES = frozenset({"attention", "mlp", "expert", "mixer", "conv"})
 """Roles that weight quantization touches; embeddings, heads, routers and norms stay 16-bit (levers of the big engines)."""

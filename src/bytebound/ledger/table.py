@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 MAIN, SEQUENCE, ENCODER, CROSS = range(4)
 """Whose tokens a row works on: the main tower's, one per sequence, an encoder tower's, keys of the encoder in the decoder."""
@@ -153,7 +153,9 @@ def _compile(architecture: Architecture) -> OpTable:
     )
     layers = max((block.repeat for block in main.blocks), default=1)
     if main.kind == "decoder":
-        layers = sum(b.repeat for b in main.blocks if any(isinstance(o, Attention | Recurrence | Linear) for o in b.operators))
+        layers = sum(
+            b.repeat for b in main.blocks if any(isinstance(o, Attention | Recurrence | Linear) for o in b.operators)
+        )
     return OpTable(
         kind=main.kind,
         hidden=float(main.hidden),

@@ -7,7 +7,7 @@ closed forms.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bytebound.documents.work import Train
     from bytebound.ledger.table import OpTable
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 MASTER_BYTES = {"bf16-mixed": 4.0, "fp16-mixed": 4.0, "fp8-mixed": 4.0, "bf16": 0.0, "fp32": 0.0}
 WEIGHT_BYTES = {"bf16-mixed": 2.0, "fp16-mixed": 2.0, "fp8-mixed": 2.0, "bf16": 2.0, "fp32": 4.0}
@@ -54,7 +54,9 @@ class TrainingLedger:
     tokens: Array
 
 
-def model_state_bytes(parameters: Array | float, *, precision: str, optimizer: str, zero: Array | int, dp: Array | int) -> tuple[Array, Array, Array]:
+def model_state_bytes(
+    parameters: Array | float, *, precision: str, optimizer: str, zero: Array | float, dp: Array | float
+) -> tuple[Array, Array, Array]:
     """Return (weights, gradients, optimizer) bytes per device.
 
     Source: ZeRO Fig. 1 and section 3.1: 2Ψ + 2Ψ + 12Ψ for mixed-precision Adam; stage 1 shards the optimizer, stage 2 the
@@ -64,7 +66,9 @@ def model_state_bytes(parameters: Array | float, *, precision: str, optimizer: s
     moments = MOMENT_BYTES[optimizer] / (2.0 if half and optimizer not in {"adamw-8bit", "adamw-bf16"} else 1.0)
     weights = np.asarray(parameters * WEIGHT_BYTES[precision] / np.where(np.asarray(zero) >= 3, dp, 1))
     gradients = np.asarray(parameters * WEIGHT_BYTES[precision] / np.where(np.asarray(zero) >= 2, dp, 1))
-    optimizer_bytes = np.asarray(parameters * (MASTER_BYTES[precision] + moments) / np.where(np.asarray(zero) >= 1, dp, 1))
+    optimizer_bytes = np.asarray(
+        parameters * (MASTER_BYTES[precision] + moments) / np.where(np.asarray(zero) >= 1, dp, 1)
+    )
     return weights, gradients, optimizer_bytes
 
 
@@ -96,10 +100,18 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
     seq, micro = np.asarray(work.seq, dtype=float), np.asarray(work.micro_batch, dtype=float)
     microbatches = np.maximum(np.asarray(work.global_batch) / (micro * dp), 1.0)
     psi = parameters * scale / (tp * pp)
-    adapters = _lora_parameters(table, np.asarray(work.lora_rank, dtype=float)) / (tp * pp) if work.trainable == "lora" else None
+    adapters = (
+        _lora_parameters(table, np.asarray(work.lora_rank, dtype=float)) / (tp * pp)
+        if work.trainable == "lora"
+        else None
+    )
     group = dp * cp
     weights, gradients, states = model_state_bytes(
-        psi if adapters is None else adapters, precision=work.precision, optimizer=work.optimizer, zero=work.zero, dp=group
+        psi if adapters is None else adapters,
+        precision=work.precision,
+        optimizer=work.optimizer,
+        zero=work.zero,
+        dp=group,
     )
     if adapters is not None:
         weights = weights + psi * WEIGHT_BYTES[work.precision] / np.where(np.asarray(work.zero) >= 3, group, 1)
@@ -116,8 +128,14 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
     gathered = np.where(np.asarray(work.zero) >= 3, 2 * 2.0 * psi / np.maximum(table.layers / pp, 1.0), 0.0)
     mains = p.stream != t.ENCODER
     per_token = (p.flop_per_token * p.active * p.repeat * mains).sum() * scale
-    keys = np.minimum(seq / 2, np.where(np.isfinite(s.window), s.window, seq[..., None] if seq.ndim else seq)) if s.window.size else np.zeros(1)
-    attention = (2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat * keys / s.stride).sum(axis=-1) * scale**KV_GROWTH_EXPONENT
+    keys = (
+        np.minimum(seq / 2, np.where(np.isfinite(s.window), s.window, seq[..., None] if seq.ndim else seq))
+        if s.window.size
+        else np.zeros(1)
+    )
+    attention = (2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat * keys / s.stride).sum(
+        axis=-1
+    ) * scale**KV_GROWTH_EXPONENT
     forward = (per_token + attention) * seq * micro * microbatches / (tp * pp * cp)
     backward = 2.0 if adapters is None else 1.0
     recomputed = {"none": 0.0, "selective": 0.04, "full": 1.0}[work.recompute]

@@ -12,7 +12,6 @@ import numpy as np
 
 from bytebound.documents.work import Serve, Train
 from bytebound.facts.formats import find_format
-from bytebound.ledger.ledger import MATH
 from bytebound.plan.case import Case, Refusal
 
 if TYPE_CHECKING:
@@ -79,9 +78,13 @@ def quantize_weights(target: str) -> Callable[[Case, Today], Case | Refusal]:
         if _current_bits(case) <= wanted.bits * 1.05:
             return Refusal(f"weights already take {_current_bits(case):.2f} bits")
         if wanted.kind == "scaled" and not _has_rate(case, wanted.math):
-            return Refusal(f"{case.setting.machine.device.id} has no {wanted.math} matrix rate (rule 2: a format without hardware support ran at 0.2×)")
+            return Refusal(
+                f"{case.setting.machine.device.id} has no {wanted.math} matrix rate (rule 2: a format without hardware support ran at 0.2×)"
+            )
         if wanted.kind == "weight-only" and now.compute_time_share > 0.5 and not now.capacity_limited:
-            return Refusal(f"{now.compute_time_share:.0%} of the time is compute, which weight-only quantization does not shorten (rule 1: 0.65–0.94× measured)")
+            return Refusal(
+                f"{now.compute_time_share:.0%} of the time is compute, which weight-only quantization does not shorten (rule 1: 0.65–0.94× measured)"
+            )
         return replace(case, work=replace(work, weights=target))
 
     return apply
@@ -97,9 +100,13 @@ def quantize_kv(target: str) -> Callable[[Case, Today], Case | Refusal]:
         if isinstance(work.kv, str) and work.kv != "auto" and find_format(work.kv).bits <= find_format(target).bits:
             return Refusal(f"the KV cache already is {work.kv}")
         if target == "fp8" and not _has_rate(case, "fp8"):
-            return Refusal(f"{case.setting.machine.device.id} has no fp8 hardware (rule 2: fp8 KV on A100 ran at 0.20×)")
+            return Refusal(
+                f"{case.setting.machine.device.id} has no fp8 hardware (rule 2: fp8 KV on A100 ran at 0.20×)"
+            )
         if now.kv_byte_share < KV_SHARE_WORTH_QUANTIZING and not now.capacity_limited:
-            return Refusal(f"KV is {now.kv_byte_share:.0%} of the bytes and capacity does not limit the batch (rule 3: at most +6 % below 20 %)")
+            return Refusal(
+                f"KV is {now.kv_byte_share:.0%} of the bytes and capacity does not limit the batch (rule 3: at most +6 % below 20 %)"
+            )
         return replace(case, work=replace(work, kv=target))
 
     return apply
@@ -112,7 +119,9 @@ def larger_batch(case: Case, now: Today) -> Case | Refusal:
     if case.kind == "edge":
         return Refusal("one user sends one sequence at a time")
     if now.batch < case.batch_limit * 0.7:
-        return Refusal(f"the best batch is {now.batch:.0f}, under the cap of {case.batch_limit}: memory or the objective limits it (rule 19)")
+        return Refusal(
+            f"the best batch is {now.batch:.0f}, under the cap of {case.batch_limit}: memory or the objective limits it (rule 19)"
+        )
     return replace(case, batch_limit=case.batch_limit * 4)
 
 
@@ -126,12 +135,16 @@ def change_tp(factor: float) -> Callable[[Case, Today], Case | Refusal]:
         if wanted < 1 or (factor < 1 and tp == 1):
             return Refusal("tensor parallelism is already 1")
         if wanted > machine.per_node:
-            return Refusal(f"a node has {machine.per_node} devices (rule 9: tensor parallelism across nodes is link-bound)")
+            return Refusal(
+                f"a node has {machine.per_node} devices (rule 9: tensor parallelism across nodes is link-bound)"
+            )
         if factor > 1 and machine.device.scaleup_bytes_per_s is None and machine.device.kind == "gpu":
             return Refusal(f"{machine.device.id} has no scale-up link; all-reduces would cross the host link (rule 9)")
         work = case.work
         if isinstance(work, Serve):
-            return replace(case, work=replace(work, tp=wanted, ep=max(1, min(int(work.ep * factor), wanted * int(work.dp)))))
+            return replace(
+                case, work=replace(work, tp=wanted, ep=max(1, min(int(work.ep * factor), wanted * int(work.dp))))
+            )
         dp = max(1, int(int(work.dp) / factor))
         return replace(case, work=replace(work, tp=wanted, dp=dp))
 
@@ -148,7 +161,12 @@ def prefix_cache(case: Case, now: Today) -> Case | Refusal:
     if float(work.prefix_hit) >= case.shared_prefix:
         return Refusal(f"{float(work.prefix_hit):.0%} of the prompt is already served from the cache")
     del now
-    return replace(case, work=replace(work, prefix_hit=case.shared_prefix, offload_hit=min(float(work.offload_hit), 1 - case.shared_prefix)))
+    return replace(
+        case,
+        work=replace(
+            work, prefix_hit=case.shared_prefix, offload_hit=min(float(work.offload_hit), 1 - case.shared_prefix)
+        ),
+    )
 
 
 def kv_offload(case: Case, now: Today) -> Case | Refusal:
@@ -165,7 +183,9 @@ def kv_offload(case: Case, now: Today) -> Case | Refusal:
     per_token_s = float(answer["prefill.seconds"][0]) / max(float(np.asarray(work.prompt)), 1.0)
     load_s = float(answer["kv_bytes_per_token"][0]) / host.value
     if load_s >= per_token_s:
-        return Refusal("loading a token's KV over the host link takes longer than computing it (rule 11, Mooncake eq. 2)")
+        return Refusal(
+            "loading a token's KV over the host link takes longer than computing it (rule 11, Mooncake eq. 2)"
+        )
     del now
     hit = min(case.reused_context, 1 - float(work.prefix_hit))
     return replace(case, work=replace(work, offload_hit=hit))
@@ -198,7 +218,9 @@ def disaggregate(case: Case, now: Today) -> Case | Refusal:
     if case.setting.machine.device.scaleout_bytes_per_s is None:
         return Refusal(f"no network rate is known for {case.setting.machine.device.id} (rule 10)")
     if float(np.asarray(work.prompt)) < 512:
-        return Refusal(f"prompts of {float(np.asarray(work.prompt)):.0f} tokens are too short to pay for the transfer (rule 10: 18 % link efficiency at 128 tokens)")
+        return Refusal(
+            f"prompts of {float(np.asarray(work.prompt)):.0f} tokens are too short to pay for the transfer (rule 10: 18 % link efficiency at 128 tokens)"
+        )
     if now.prefill_time_share < 0.05:
         return Refusal(f"prefill is {now.prefill_time_share:.0%} of the time; there is little interference to remove")
     return replace(case, work=replace(work, disaggregated=True))

@@ -68,9 +68,30 @@ def ceilings_of(machine: Machine) -> Ceilings:
         memory_bytes=np.asarray(device.memory_bytes.value),
         memory_bytes_per_s=np.asarray(device.memory_bytes_per_s.value),
         flop_per_s=np.array([_rate(device, dtype) for dtype in MATH]),
-        compute_share=np.array([share("gemm", "compute_share"), share("attention-prefill", "compute_share"), share("gemm", "compute_share"), 1.0]),
-        memory_share=np.array([share("gemm", "bandwidth_share"), share("attention-decode", "bandwidth_share"), share("elementwise", "bandwidth_share"), 1.0]),
-        floor_s=np.array([share("gemm", "floor_s"), share("attention-decode", "floor_s"), share("elementwise", "floor_s"), share("collective", "floor_s")]),
+        compute_share=np.array(
+            [
+                share("gemm", "compute_share"),
+                share("attention-prefill", "compute_share"),
+                share("gemm", "compute_share"),
+                1.0,
+            ]
+        ),
+        memory_share=np.array(
+            [
+                share("gemm", "bandwidth_share"),
+                share("attention-decode", "bandwidth_share"),
+                share("elementwise", "bandwidth_share"),
+                1.0,
+            ]
+        ),
+        floor_s=np.array(
+            [
+                share("gemm", "floor_s"),
+                share("attention-decode", "floor_s"),
+                share("elementwise", "floor_s"),
+                share("collective", "floor_s"),
+            ]
+        ),
         scaleup_bytes_per_s=np.asarray(inside),
         scaleout_bytes_per_s=np.asarray(scaleout),
         host_bytes_per_s=np.asarray(host if host is not None else device.memory_bytes_per_s.value),
@@ -84,23 +105,45 @@ def _rate(device: Device, dtype: str) -> float:
     for name in FALLBACKS[dtype]:
         if name in device.flop_per_s:
             return device.flop_per_s[name].value
-    raise RequestError(f"{device.id} states no matrix rate for {dtype} or wider", place=device.id, mend="give bf16 or fp32 in a machine file")
+    raise RequestError(
+        f"{device.id} states no matrix rate for {dtype} or wider",
+        place=device.id,
+        mend="give bf16 or fp32 in a machine file",
+    )
 
 
 def evidence_of(device: Device) -> Evidence:
     """Return how wide the intervals of predictions on ``device`` are, with the sources of its efficiencies."""
     found = efficiency(device.family, device.kind)
-    parts = {key: found.of(*key) for key in (("gemm", "compute_share"), ("gemm", "bandwidth_share"), ("attention-decode", "bandwidth_share"))}
+    parts = {
+        key: found.of(*key)
+        for key in (("gemm", "compute_share"), ("gemm", "bandwidth_share"), ("attention-decode", "bandwidth_share"))
+    }
     assumed = any(part.how == "assumed" for part in parts.values())
     level = found.level if found.level == "generic" else ("kind" if assumed else "family")
     tpot, ttft, energy = SPREADS[level]
     items = [
-        Provenance(f"attainable share, {operator} {quantity.split('_')[0]} {part.value:.2f} ({part.low:.2f}–{part.high:.2f}), {part.origin}", part.how, part.source)
+        Provenance(
+            f"attainable share, {operator} {quantity.split('_')[0]} {part.value:.2f} ({part.low:.2f}–{part.high:.2f}), {part.origin}",
+            part.how,
+            part.source,
+        )
         for (operator, quantity), part in parts.items()
     ]
-    items.append(Provenance(f"interval ×/÷ {tpot:g} (TPOT), {ttft:g} (TTFT)", "assumed", "wide until calibrated: textbook efficiencies missed 996 public measurements by a median of 26 % (TPOT)"))
-    items.append(Provenance("energy", "assumed", "static 15 %, memory up to 60 %, matrix units up to 80 % of board power; matches Argonne LLM-Inference-Bench averages on A100 and H100"))
+    items.append(
+        Provenance(
+            f"interval ×/÷ {tpot:g} (TPOT), {ttft:g} (TTFT)",
+            "assumed",
+            "wide until calibrated: textbook efficiencies missed 996 public measurements by a median of 26 % (TPOT)",
+        )
+    )
+    items.append(
+        Provenance(
+            "energy",
+            "assumed",
+            "static 15 %, memory up to 60 %, matrix units up to 80 % of board power; matches Argonne LLM-Inference-Bench averages on A100 and H100",
+        )
+    )
     if device.scaleout_bytes_per_s is None:
         items.append(Provenance("network between nodes", "assumed", "none stated for this device; 10 Gb/s"))
     return Evidence(tpot, ttft, energy, tuple(items))
-

@@ -38,7 +38,14 @@ class Diagnosis:
     sentence: str
 
 
-def diagnose(model: str | Architecture, machine: str | Machine, work: Serve, *, step_s: float, phase: Literal["decode", "prefill"] = "decode") -> Diagnosis:
+def diagnose(
+    model: str | Architecture,
+    machine: str | Machine,
+    work: Serve,
+    *,
+    step_s: float,
+    phase: Literal["decode", "prefill"] = "decode",
+) -> Diagnosis:
     """Return what binds a step of ``phase`` that was measured to take ``step_s`` seconds.
 
     Raises:
@@ -48,7 +55,11 @@ def diagnose(model: str | Architecture, machine: str | Machine, work: Serve, *, 
         raise QuantityError(f"a step cannot take {step_s} s", place="step_s", mend="give a positive time in seconds")
     setting = settle(model, machine, work.engine)
     prediction = setting.run(work)
-    timing, ledger = (prediction.decode, prediction.decode_ledger) if phase == "decode" else (prediction.prefill, prediction.prefill_ledger)
+    timing, ledger = (
+        (prediction.decode, prediction.decode_ledger)
+        if phase == "decode"
+        else (prediction.prefill, prediction.prefill_ledger)
+    )
     c = setting.ceilings
     floor = float(timing.floor_s[0])
     if step_s < floor * (1 - 1e-9):
@@ -61,15 +72,22 @@ def diagnose(model: str | Architecture, machine: str | Machine, work: Serve, *, 
     compute = float((ledger.flops * ledger.repeat / rate).sum(axis=0)[0])
     weight, kv, activation = (float(ledger.total(name)[0]) for name in ("weight_bytes", "kv_bytes", "activation_bytes"))
     memory = (weight + kv + activation) / float(c.memory_bytes_per_s)
-    network = sum(o.seconds for o in operator_times(prediction, phase) if o.bound.endswith("-link"))
-    ideals = {"compute": compute, "kv-bandwidth" if kv > weight else "weight-bandwidth": memory, "scale-up-link": network}
+    network = sum(float(o.seconds) for o in operator_times(prediction, phase, c) if str(o.bound).endswith("-link"))
+    ideals = {
+        "compute": compute,
+        "kv-bandwidth" if kv > weight else "weight-bandwidth": memory,
+        "scale-up-link": network,
+    }
     longest = max(ideals, key=lambda name: ideals[name])
     residual = step_s / ideals[longest]
     mbu, mfu = (weight + kv) / step_s / float(c.memory_bytes_per_s), compute / step_s
     if residual <= NEAR:
         verdict, why = longest, f"the step is within {residual:.2f}× of its ideal {longest} time"
     elif residual > FAR:
-        verdict, why = "overhead", f"the step takes {residual:.2f}× its longest ideal time: launches, host, scheduling or latency, not {longest}"
+        verdict, why = (
+            "overhead",
+            f"the step takes {residual:.2f}× its longest ideal time: launches, host, scheduling or latency, not {longest}",
+        )
     else:
         verdict, why = f"mixed ({longest}, overhead)", f"the step takes {residual:.2f}× its ideal {longest} time"
     return Diagnosis(verdict, residual, mbu, mfu, compute, memory, network, f"{why}; MBU {mbu:.0%}, MFU {mfu:.1%}")

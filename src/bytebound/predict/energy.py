@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from bytebound.documents.device import Device
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 STATIC_SHARE, MEMORY_SHARE, COMPUTE_SHARE = 0.15, 0.6, 0.8
 """Shares of board power: drawn idle under load, by memory at full bandwidth, by the matrix units at full rate. Assumed;
@@ -32,7 +32,9 @@ def energy_j(device: Device, named: dict[str, Array], devices: NDArray[Any]) -> 
     for phase in ("decode", "prefill"):
         moved = named[f"{phase}.weight_bytes"] + named[f"{phase}.kv_bytes"] + named[f"{phase}.activation_bytes"]
         in_use = moved / named[f"{phase}.seconds"] / bandwidth
-        power[phase] = board * np.minimum(STATIC_SHARE + MEMORY_SHARE * in_use + COMPUTE_SHARE * named[f"{phase}.mfu"], 1.0)
+        power[phase] = board * np.minimum(
+            STATIC_SHARE + MEMORY_SHARE * in_use + COMPUTE_SHARE * named[f"{phase}.mfu"], 1.0
+        )
     step, stall = named["decode.seconds"], named["prefill_request_s"]
     weight = np.where(np.isfinite(named["tpot_s"]), step / np.maximum(step + stall, 1e-300), 0.0)
     mean = weight * power["decode"] + (1 - weight) * power["prefill"]

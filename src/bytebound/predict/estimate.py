@@ -14,14 +14,14 @@ from bytebound.documents.values import Interval, Provenance
 from bytebound.errors import QuantityError
 from bytebound.facts.engines import Engine, find_engine
 from bytebound.facts.machines import find_machine
-from bytebound.ledger.inference import lay_out
+from bytebound.ledger.inference import kv_bytes_per_token, lay_out
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
 from bytebound.predict.answers import answer, run
 from bytebound.predict.ceilings import Evidence, ceilings_of, evidence_of
 from bytebound.predict.energy import energy_j
 from bytebound.predict.prediction import CAPACITY, Overheads
-from bytebound.predict.roofline import TIME_RESOURCES
+from bytebound.predict.roofline import TIME_RESOURCES, row_bounds
 from bytebound.units import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bytebound.predict.prediction import Prediction
     from bytebound.predict.roofline import Ceilings
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 SMALL_CARD_BYTES, SMALL_CARD_CHUNK = 70 * 2**30, 2048
 """vLLM batches 2,048 prompt tokens by default on cards under 70 GiB. Source: vLLM engine arguments (facts/data/engines.csv)."""
@@ -82,7 +82,13 @@ def settle(model: str | Architecture, machine: str | Machine, engine: str) -> Se
         reserve_bytes=chosen.reserve_bytes, memory_share=chosen.memory_share, block_tokens=chosen.block_tokens,
     )  # fmt: skip
     return Setting(
-        architecture, found, compile_table(architecture), chosen, overheads, ceilings_of(found), evidence_of(found.device)
+        architecture,
+        found,
+        compile_table(architecture),
+        chosen,
+        overheads,
+        ceilings_of(found),
+        evidence_of(found.device),
     )
 
 
@@ -94,8 +100,7 @@ def check_degrees(setting: Setting, work: Serve) -> None:
             f"tp × pp × dp is {int(used.max())} and {setting.machine.name} has {setting.machine.devices} "
             f"device{'s' if setting.machine.devices > 1 else ''}",
             place="tp, pp, dp",
-            mend="lower a degree or name a larger machine, such as "
-            f'"{int(used.max())}x {setting.machine.device.id}"',
+            mend=f'lower a degree or name a larger machine, such as "{int(used.max())}x {setting.machine.device.id}"',
         )
     experts = setting.table.products.copies.max(initial=1.0)
     group = np.asarray(work.tp) * np.asarray(work.dp)
@@ -106,7 +111,9 @@ def check_degrees(setting: Setting, work: Serve) -> None:
             mend="lower ep, or raise dp",
         )
     if bool(np.any(np.asarray(work.pp) > setting.table.layers)):
-        raise QuantityError(f"pp is more than the model's {int(setting.table.layers)} layers", place="pp", mend="lower pp")
+        raise QuantityError(
+            f"pp is more than the model's {int(setting.table.layers)} layers", place="pp", mend="lower pp"
+        )
 
 
 def estimate(model: str | Architecture, machine: str | Machine, work: Serve) -> Estimate:
@@ -151,8 +158,8 @@ def estimate_on(setting: Setting, work: Serve) -> Estimate:
         tokens_per_s=tokens,
         request_s=_interval(out("request_s"), spread, None),
         memory=_memory(out, named, shape),
-        decode=_phase("decode", named, shape, prediction),
-        prefill=_phase("prefill", named, shape, prediction),
+        decode=_phase("decode", named, shape, prediction, setting.ceilings),
+        prefill=_phase("prefill", named, shape, prediction, setting.ceilings),
         verdict=_verdict(named["verdict"], shape),
         elasticity=_elasticity(out),
         next_wall=next_wall(setting, work, float(named["verdict"][0])) if not shape else None,
@@ -190,9 +197,9 @@ def _interval(value: Number, spread: float, floor: Number | None) -> Interval:
 def _model_facts(setting: Setting, work: Serve) -> ModelFacts:
     whole = replace(work, tp=1, pp=1, dp=1, ep=1, batch=1)
     request = lay_out(setting.table, whole, dtype=setting.architecture.dtype, engine_chunk=1.0)
-    from bytebound.ledger.inference import kv_bytes_per_token  # noqa: PLC0415 - beside its only use
-
-    per_token = np.broadcast_to(kv_bytes_per_token(setting.table, request), (int(np.prod(work.shape)) if work.shape else 1,))
+    per_token = np.broadcast_to(
+        kv_bytes_per_token(setting.table, request), (int(np.prod(work.shape)) if work.shape else 1,)
+    )
     return ModelFacts(
         setting.architecture.name, setting.architecture.parameters, setting.architecture.active_parameters,
         _shaped(per_token, work.shape),
@@ -202,7 +209,13 @@ def _model_facts(setting: Setting, work: Serve) -> ModelFacts:
 def understood(setting: Setting, work: Serve) -> dict[str, Any]:
     """Return the request as it was understood, defaults shown."""
     shown = {f.name: getattr(work, f.name) for f in fields(work)}
-    stored = sorted({s for s, role in zip(setting.table.products.stored, setting.table.products.roles, strict=True) if role not in {"head"}})
+    stored = sorted(
+        {
+            s
+            for s, role in zip(setting.table.products.stored, setting.table.products.roles, strict=True)
+            if role != "head"
+        }
+    )
     if isinstance(work.weights, str) and work.weights == "auto":
         shown["weights"] = f"auto ({', '.join(stored)})"
     if isinstance(work.kv, str) and work.kv == "auto":
@@ -229,13 +242,15 @@ def _verdict(codes: Array, shape: tuple[int, ...]) -> str | NDArray[np.str_]:
     return _names(np.where(codes == CAPACITY, len(TIME_RESOURCES), codes), shape)
 
 
-def _phase(phase: str, named: dict[str, Array], shape: tuple[int, ...], prediction: Prediction | None) -> Phase:
+def _phase(
+    phase: str, named: dict[str, Array], shape: tuple[int, ...], prediction: Prediction | None, ceilings: Ceilings
+) -> Phase:
     def out(name: str) -> Number:
         return _shaped(named[f"{phase}.{name}"], shape)
 
     operators: tuple[OperatorTime, ...] = ()
     if prediction is not None:
-        operators = operator_times(prediction, phase)
+        operators = operator_times(prediction, phase, ceilings)
     return Phase(
         seconds=out("seconds"), flops=out("flops"), weight_bytes=out("weight_bytes"), kv_bytes=out("kv_bytes"),
         activation_bytes=out("activation_bytes"), network_bytes=out("network_bytes"), intensity=out("intensity"),
@@ -245,11 +260,15 @@ def _phase(phase: str, named: dict[str, Array], shape: tuple[int, ...], predicti
     )  # fmt: skip
 
 
-def operator_times(prediction: Prediction, phase: str) -> tuple[OperatorTime, ...]:
+def operator_times(prediction: Prediction, phase: str, ceilings: Ceilings) -> tuple[OperatorTime, ...]:
     """Return the rows of one phase that do anything, in order, for a single request."""
     timing, ledger = (
-        (prediction.decode, prediction.decode_ledger) if phase == "decode" else (prediction.prefill, prediction.prefill_ledger)
+        (prediction.decode, prediction.decode_ledger)
+        if phase == "decode"
+        else (prediction.prefill, prediction.prefill_ledger)
     )
+
+    bound = row_bounds(ledger, ceilings)
 
     def at(values: Array, row: int) -> float:
         return float((values * ledger.repeat)[row, 0])
@@ -259,7 +278,7 @@ def operator_times(prediction: Prediction, phase: str) -> tuple[OperatorTime, ..
             name=name, role=ledger.roles[i], repeat=float(ledger.repeat[i, 0]), flops=at(ledger.flops, i),
             weight_bytes=at(ledger.weight_bytes, i), kv_bytes=at(ledger.kv_bytes, i),
             activation_bytes=at(ledger.activation_bytes, i), network_bytes=at(ledger.network_bytes, i),
-            seconds=float(timing.rows[i, 0]), bound=TIME_RESOURCES[int(timing.bound[i, 0])],
+            seconds=float(timing.rows[i, 0]), bound=TIME_RESOURCES[int(bound[i, 0])],
         )
         for i, name in enumerate(ledger.names)
         if timing.rows[i, 0] > 0
@@ -302,7 +321,9 @@ def _missing(setting: Setting, named: dict[str, Array]) -> dict[str, str]:
     device = setting.machine.device
     missing = {}
     if setting.machine.usd_per_device_hour is None:
-        missing["usd_per_mtok"] = f"no rental price is known for {device.id}; give one in a machine file or price catalogue"
+        missing["usd_per_mtok"] = (
+            f"no rental price is known for {device.id}; give one in a machine file or price catalogue"
+        )
     if device.power_w is None:
         missing["joules_per_token"] = f"no power figure is known for {device.id}"
     if not np.all(named["fits"] > 0):
@@ -316,7 +337,9 @@ def _missing(setting: Setting, named: dict[str, Array]) -> dict[str, str]:
 def _notes(setting: Setting, work: Serve) -> tuple[str, ...]:
     notes = list(setting.architecture.notes)
     if setting.table.kind == "denoiser":
-        notes.append("image model: tokens_per_s counts images, tpot_s is one denoising pass; guidance doubles the passes")
+        notes.append(
+            "image model: tokens_per_s counts images, tpot_s is one denoising pass; guidance doubles the passes"
+        )
     if np.any(np.asarray(work.tp) > setting.machine.device.scaleup_devices):
         notes.append(f"tp is wider than the {setting.machine.device.scaleup_devices} devices one scale-up link joins")
     return tuple(notes)

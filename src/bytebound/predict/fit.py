@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bytebound.predict.estimate import settle
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.device import Machine
     from bytebound.documents.work import Serve
@@ -51,22 +53,26 @@ def fit(model: str | Architecture, machine: str | Machine, work: Serve) -> Fit:
     )
 
 
-def largest(setting: Setting, work: Serve, quantity: str) -> int | None:
+def largest(setting: Setting, work: Serve, quantity: Literal["batch", "prompt"]) -> int | None:
     """Return the largest whole value of ``quantity`` that fits, None where even 1 does not."""
     powers = 2 ** np.arange(0, 25)
-    fits = setting.answer(replace(work, **{quantity: powers}))["fits"] > 0
+    fits = setting.answer(_with(work, quantity, powers))["fits"] > 0
     if not fits[0]:
         return None
     low = int(powers[fits].max())
     high = min(low * 2, SEARCH_LIMIT)
     while high - low > 1:
         tried = np.unique(np.linspace(low, high, 66).astype(int))
-        fits = setting.answer(replace(work, **{quantity: tried}))["fits"] > 0
+        fits = setting.answer(_with(work, quantity, tried))["fits"] > 0
         low, above = int(tried[fits].max()), tried[~fits]
         high = int(above.min()) if len(above) else low
         if high == low:
             break
     return low
+
+
+def _with(work: Serve, quantity: Literal["batch", "prompt"], values: NDArray[Any]) -> Serve:
+    return replace(work, batch=values) if quantity == "batch" else replace(work, prompt=values)
 
 
 def _fewest_devices(setting: Setting, work: Serve) -> int | None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bytebound.ledger import inference
-from bytebound.predict.roofline import COMPUTE, HOST_LINK, KV, OVERHEAD, SCALE_OUT_LINK, SCALE_UP_LINK, WEIGHT, Ceilings, Timing, lay_on
+from bytebound.predict.roofline import (
+    COMPUTE,
+    HOST_LINK,
+    KV,
+    OVERHEAD,
+    SCALE_OUT_LINK,
+    SCALE_UP_LINK,
+    WEIGHT,
+    Ceilings,
+    Timing,
+    lay_on,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +28,7 @@ if TYPE_CHECKING:
     from bytebound.ledger.ledger import Ledger
     from bytebound.ledger.table import OpTable
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 CAPACITY = -1
 """Verdict code for what does not fit; other codes index ``TIME_RESOURCES``."""
@@ -140,7 +151,9 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
         request = ttft + np.maximum(r.output - 1, 0) * tpot
         cycle = r.output * per_token + r.batch * prefill_request
         tokens_per_s = r.dp * r.batch * r.output / cycle
-        spent = prefill.spent * (r.batch * prefill_request / prefill.total) + decode.spent * (r.output * per_token / decode.total)
+        spent = prefill.spent * (r.batch * prefill_request / prefill.total) + decode.spent * (
+            r.output * per_token / decode.total
+        )
     binds = spent.argmax(axis=0)
     verdict = np.where(residence.fits, binds, CAPACITY)
     shape = np.broadcast_shapes(ttft.shape, tokens_per_s.shape, verdict.shape)
@@ -168,7 +181,7 @@ def time_elasticity(prediction: Prediction) -> dict[str, Array]:
     """
     share = prediction.spent / prediction.spent.sum(axis=0)
     return {
-        "memory_bandwidth": share[WEIGHT : COMPUTE].sum(axis=0),
+        "memory_bandwidth": share[WEIGHT:COMPUTE].sum(axis=0),
         "memory_capacity": np.zeros_like(share[KV]),
         "compute": share[COMPUTE],
         "scale_up_link": share[SCALE_UP_LINK],

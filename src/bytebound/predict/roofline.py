@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from bytebound.ledger.ledger import ALL_REDUCE, ALL_TO_ALL, COLLECTIVE, HOST, SC
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 WEIGHT, KV, ACTIVATION, COMPUTE, SCALE_UP_LINK, SCALE_OUT_LINK, HOST_LINK, OVERHEAD = range(8)
 TIME_RESOURCES = (
@@ -64,7 +64,6 @@ class Timing:
     """
 
     rows: Array
-    bound: NDArray[np.int64]
     spent: Array
     total: Array
     floor_s: Array
@@ -86,61 +85,71 @@ def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0) -
     Source: Williams, Waterman, Patterson, CACM 52(4) 2009, per operator, with Hockney's latency term.
     Bounds: an estimate; never under ``floor_s``.
     """
-    peak = ceilings.flop_per_s
-    rate = np.take(peak, ledger.math, axis=0) if peak.ndim == 1 else np.take_along_axis(peak, _wide(ledger.math, peak), axis=0)
-    compute_share = ceilings.compute_share[ledger.op_class][:, None]
-    memory_share = ceilings.memory_share[ledger.op_class][:, None]
-    floor = ceilings.floor_s[ledger.op_class][:, None]
-    weight, kv, activation = ledger.weight_bytes, ledger.kv_bytes, ledger.activation_bytes
-    moved = weight + kv + activation
-    compute_s = ledger.flops / (rate * compute_share)
-    memory_s = moved / (ceilings.memory_bytes_per_s * memory_share)
-    busy = np.maximum(compute_s, memory_s)
-    collective = (ledger.op_class == COLLECTIVE)[:, None]
-    launches = np.where(collective, 0.0, floor * ledger.launches)
-    up_s, out_s, host_link_s = _network(ledger, ceilings)
-    rows = (busy + launches + up_s + out_s + host_link_s) * ledger.repeat
+    compute_s, memory_s, launches = _row_times(ledger, ceilings)
+    moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
+    net = np.flatnonzero(ledger.pattern > 0)
+    up_s, out_s, host_link_s = _network(ledger, ceilings, net)
+    rows = (np.maximum(compute_s, memory_s) + launches) * ledger.repeat
+    if len(net):
+        rows[net] += (up_s + out_s + host_link_s) * ledger.repeat[net]
     by_compute = compute_s > memory_s
-    memory_part = np.where(by_compute, 0.0, memory_s) * ledger.repeat / np.maximum(moved, 1e-300)
-    spent = np.stack(
-        [
-            (memory_part * weight).sum(axis=0),
-            (memory_part * kv).sum(axis=0),
-            (memory_part * activation).sum(axis=0),
-            (np.where(by_compute, compute_s, 0.0) * ledger.repeat).sum(axis=0),
-            (up_s * ledger.repeat).sum(axis=0),
-            (out_s * ledger.repeat).sum(axis=0),
-            (host_link_s * ledger.repeat).sum(axis=0),
-            (launches * ledger.repeat).sum(axis=0) + host_s,
-        ]
-    )
+    per_byte = np.where(by_compute, 0.0, ledger.repeat) * (memory_s / np.maximum(moved, 1e-300))
+    width = rows.shape[1]
+    spent = np.empty((len(TIME_RESOURCES), width))
+    spent[WEIGHT] = (per_byte * ledger.weight_bytes).sum(axis=0)
+    spent[KV] = (per_byte * ledger.kv_bytes).sum(axis=0)
+    spent[ACTIVATION] = (per_byte * ledger.activation_bytes).sum(axis=0)
+    spent[COMPUTE] = np.where(by_compute, compute_s * ledger.repeat, 0.0).sum(axis=0)
+    for index, seconds in ((SCALE_UP_LINK, up_s), (SCALE_OUT_LINK, out_s), (HOST_LINK, host_link_s)):
+        spent[index] = (seconds * ledger.repeat[net]).sum(axis=0)
+    spent[OVERHEAD] = (launches * ledger.repeat).sum(axis=0) + host_s
     total = spent.sum(axis=0)
     floor_s = np.maximum(
-        (ledger.flops * ledger.repeat / rate).sum(axis=0), (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s
+        (compute_s * ceilings.compute_share[ledger.op_class][:, None] * ledger.repeat).sum(axis=0),
+        (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s,
     )
     if bool(np.any(total < floor_s * (1 - 1e-9))) or not bool(np.all(np.isfinite(total))):
         raise PhysicsError("a step came out faster than its bytes over peak bandwidth or its FLOPs over peak rate")
-    return Timing(rows=rows, bound=_bound(ledger, by_compute, launches, busy, up_s, out_s, host_link_s), spent=spent, total=total, floor_s=floor_s)
+    return Timing(rows=rows, spent=spent, total=total, floor_s=floor_s)
+
+
+def _row_times(ledger: Ledger, ceilings: Ceilings) -> tuple[Array, Array, Array]:
+    """Return (compute seconds, memory seconds, launch seconds) of one occurrence of each row, (rows, requests)."""
+    peak = ceilings.flop_per_s
+    rate = (
+        np.take(peak, ledger.math, axis=0)
+        if peak.ndim == 1
+        else np.take_along_axis(peak, _wide(ledger.math, peak), axis=0)
+    )
+    compute_share = ceilings.compute_share[ledger.op_class][:, None]
+    memory_share = ceilings.memory_share[ledger.op_class][:, None]
+    floor = np.where(ledger.op_class == COLLECTIVE, 0.0, ceilings.floor_s[ledger.op_class])[:, None]
+    moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
+    return (
+        ledger.flops / (rate * compute_share),
+        moved / (ceilings.memory_bytes_per_s * memory_share),
+        floor * ledger.launches,
+    )
+
+
+def row_bounds(ledger: Ledger, ceilings: Ceilings) -> NDArray[np.int64]:
+    """Return the index into ``TIME_RESOURCES`` that each row spends most of its time on, (rows, requests)."""
+    compute_s, memory_s, launches = _row_times(ledger, ceilings)
+    kinds = np.stack(np.broadcast_arrays(ledger.weight_bytes, ledger.kv_bytes, ledger.activation_bytes))
+    roof = np.where(compute_s > memory_s, COMPUTE, kinds.argmax(axis=0))
+    bound = np.where(launches > np.maximum(compute_s, memory_s), OVERHEAD, roof)
+    net = np.flatnonzero(ledger.pattern > 0)
+    links = np.stack(np.broadcast_arrays(*_network(ledger, ceilings, net)))
+    bound[net] = np.where(links.sum(axis=0) > 0, SCALE_UP_LINK + links.argmax(axis=0), OVERHEAD)
+    return np.asarray(bound, dtype=np.int64)
 
 
 def _wide(math: NDArray[np.int64], peak: Array) -> NDArray[np.int64]:
     return np.broadcast_to(math, (math.shape[0], max(math.shape[1], peak.shape[1])))
 
 
-def _bound(
-    ledger: Ledger, by_compute: NDArray[np.bool_], launches: Array, busy: Array, up_s: Array, out_s: Array, host_s: Array
-) -> NDArray[np.int64]:
-    """Return the index into ``TIME_RESOURCES`` that each row spends most of its time on."""
-    kinds = np.stack(np.broadcast_arrays(ledger.weight_bytes, ledger.kv_bytes, ledger.activation_bytes))
-    roof = np.where(by_compute, COMPUTE, kinds.argmax(axis=0))
-    links = np.stack(np.broadcast_arrays(up_s, out_s, host_s))
-    network = np.where(links.sum(axis=0) > 0, SCALE_UP_LINK + links.argmax(axis=0), OVERHEAD)
-    collective = (ledger.op_class == COLLECTIVE)[:, None]
-    return np.asarray(np.where(collective, network, np.where(launches > busy, OVERHEAD, roof)), dtype=np.int64)
-
-
-def _network(ledger: Ledger, c: Ceilings) -> tuple[Array, Array, Array]:
-    """Return seconds per occurrence on the scale-up, scale-out and host links, each (rows, requests).
+def _network(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """Return seconds per occurrence of the rows ``net`` on the scale-up, scale-out and host links, each (net, requests).
 
     A group inside one scale-up domain uses that link alone. A larger group works in two levels: reduce-scatter and
     all-gather inside the domain, the reduced part between domains.
@@ -148,26 +157,25 @@ def _network(ledger: Ledger, c: Ceilings) -> tuple[Array, Array, Array]:
     Source: ring all-reduce 2 (n − 1)/n S, all-gather and all-to-all (n − 1)/n S (Thakur et al. 2005); hierarchical sum
     of the two levels (NCCL tree/ring documentation).
     """
-    if not bool(np.any(ledger.pattern > 0)):
-        zero = np.zeros((len(ledger.names), 1))
+    if not len(net):
+        zero = np.zeros((0, 1))
         return zero, zero, zero
-    pattern = ledger.pattern[:, None]
-    n = ledger.group
+    pattern = ledger.pattern[net, None]
+    n, payload, launches = ledger.group[net], ledger.network_bytes[net], ledger.launches[net]
     local = np.minimum(n, c.domain)
     nodes = np.maximum(np.ceil(n / c.domain), 1.0)
-    payload = ledger.network_bytes
-    reduce = pattern == ALL_REDUCE
+    reduce, send = pattern == ALL_REDUCE, pattern == SEND
     up_volume = np.where(reduce, 2 * (local - 1) / local * payload, (local - 1) / local / nodes * payload)
     out_volume = np.where(reduce, 2 * (nodes - 1) / nodes * payload / local, (nodes - 1) / nodes * payload)
     hops = np.maximum(n - 1, 0)
     inside = n <= c.domain
-    up_volume = np.where(pattern == SEND, np.where(inside, hops * payload, 0.0), up_volume)
-    out_volume = np.where(pattern == SEND, np.where(inside, 0.0, (nodes - 1) * payload), out_volume)
-    rings = (pattern == ALL_REDUCE) | (pattern == ALL_TO_ALL) | (pattern == SEND)
-    steps = np.where(pattern == SEND, hops, 1.0) * ledger.launches
-    floor = c.floor_s[COLLECTIVE]
-    up = np.where(rings & (up_volume > 0), steps * floor + up_volume / (c.scaleup_bytes_per_s * c.link_share), 0.0)
-    out = np.where(rings & (out_volume > 0), steps * c.scaleout_floor_s + out_volume / (c.scaleout_bytes_per_s * c.link_share), 0.0)
-    out = out + np.where(pattern == SCALE_OUT, payload / (c.scaleout_bytes_per_s * c.link_share), 0.0)
+    up_volume = np.where(send, np.where(inside, hops * payload, 0.0), up_volume)
+    out_volume = np.where(send, np.where(inside, 0.0, (nodes - 1) * payload), out_volume)
+    rings = reduce | send | (pattern == ALL_TO_ALL)
+    steps = np.where(send, hops, 1.0) * launches
+    up_rate, out_rate = c.scaleup_bytes_per_s * c.link_share, c.scaleout_bytes_per_s * c.link_share
+    up = np.where(rings & (up_volume > 0), steps * c.floor_s[COLLECTIVE] + up_volume / up_rate, 0.0)
+    out = np.where(rings & (out_volume > 0), steps * c.scaleout_floor_s + out_volume / out_rate, 0.0)
+    out = out + np.where(pattern == SCALE_OUT, payload / out_rate, 0.0)
     host = np.where(pattern == HOST, payload / (c.host_bytes_per_s * c.link_share), 0.0)
     return up, out, host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bytebound.ledger.training import TrainingLedger
     from bytebound.predict.estimate import Setting
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
 
 STEP_SHARE = 0.55
 """End-to-end training rate over what large matrix products attain: published MFU medians are 42 % (A100, MosaicML FSDP, 139
@@ -63,14 +63,20 @@ def train_time(setting: Setting, work: Train) -> TrainingTime:
     """
     c = setting.ceilings
     ledger = train_ledger(setting.table, float(setting.architecture.parameters), work)
-    dtype = MATH.index("fp8") if work.precision == "fp8-mixed" else MATH.index("fp32" if work.precision == "fp32" else "bf16")
+    dtype = (
+        MATH.index("fp8")
+        if work.precision == "fp8-mixed"
+        else MATH.index("fp32" if work.precision == "fp32" else "bf16")
+    )
     peak = c.flop_per_s[dtype]
     share = c.compute_share[GEMM] * STEP_SHARE
     compute = (ledger.flops + ledger.recomputed_flops) / (peak * share)
     tp, pp, dp, cp = (np.asarray(v, dtype=float) for v in (work.tp, work.pp, work.dp, work.cp))
     up, out = c.scaleup_bytes_per_s * c.link_share, c.scaleout_bytes_per_s * c.link_share
     tensor_rate = np.where(tp <= c.domain, up, out)
-    tensor = ledger.tensor_collectives * (2 * (tp - 1) / tp * ledger.tensor_bytes / tensor_rate + np.where(tp > 1, c.floor_s[COLLECTIVE], 0.0))
+    tensor = ledger.tensor_collectives * (
+        2 * (tp - 1) / tp * ledger.tensor_bytes / tensor_rate + np.where(tp > 1, c.floor_s[COLLECTIVE], 0.0)
+    )
     wide = np.where(tp * dp * cp <= c.domain, up, out)
     data = ledger.data_parallel_bytes / wide
     exposed = np.maximum(data - OVERLAP_SHARE * compute, 0.0)
@@ -78,7 +84,11 @@ def train_time(setting: Setting, work: Train) -> TrainingTime:
     bubble = busy * (pp - 1) / ledger.microbatches
     step = busy + bubble + exposed
     held = (
-        ledger.weight_bytes + ledger.gradient_bytes + ledger.optimizer_bytes + ledger.activation_bytes + ledger.temporary_bytes
+        ledger.weight_bytes
+        + ledger.gradient_bytes
+        + ledger.optimizer_bytes
+        + ledger.activation_bytes
+        + ledger.temporary_bytes
     )
     return TrainingTime(
         ledger, step, compute, tensor + exposed, bubble, held, c.memory_bytes * USABLE_SHARE + np.zeros_like(held),
