@@ -1,0 +1,206 @@
+"""The words every rendering shares: signs, months, percentages, intervals, and text that is safe to print."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import TYPE_CHECKING, Literal
+
+from bytebound.units import show_usd, significant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bytebound.documents.audit import Audit, Fix, Starves, WorkloadAudit
+    from bytebound.documents.values import Interval
+
+State = Literal["starves", "soon", "fine", "unknown"]
+
+SIGNS: dict[State, str] = {"starves": "✗", "soon": "!", "fine": "✓", "unknown": "–"}
+STATE_WORDS: dict[State, str] = {
+    "starves": "starves now",
+    "soon": "starves within the horizon",
+    "fine": "lasts the horizon",
+    "unknown": "not audited",
+}
+FIX_SIGNS = {"recommended": "✓", "helps": "✓", "little-effect": "–", "rejected": "✗"}
+FIX_WORDS = {"recommended": "recommended", "helps": "helps", "little-effect": "little effect", "rejected": "rejected"}
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_ASCII = str.maketrans(
+    {
+        "✗": "x", "✓": "v", "–": "-", "—": "-", "−": "-", "×": "x", "·": ".", "…" : ".", "→": ">", "µ": "u", "±": "~",
+        "≥": ">", "≤": "<", "│": "|", "─": "-", "━": "=", "█": "#", "▏": "|", "◀": "<", "’": "'", "“": '"', "”": '"',
+        "\u00a0": " ", "\u202f": " ", "\u2009": " ", "∞": "o", "⚠": "!", "•": "*", "▲": "^", "▼": "v", "░": ".",
+    }
+)  # fmt: skip
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def clean(text: object) -> str:
+    r"""Return ``text`` on one line without control, bidirectional or other invisible characters.
+
+    Names and sources come from files other people wrote; a terminal must not obey them.
+
+    Example:
+        >>> clean("chat\x1b[31m\n70b")
+        'chat[31m 70b'
+    """
+    spaced = " ".join(str(text).split())
+    return "".join(char for char in spaced if unicodedata.category(char) not in _INVISIBLE)
+
+
+def to_ascii(text: str) -> str:
+    """Return ``text`` with one ASCII character for each character, so that columns stay in line.
+
+    Example:
+        >>> to_ascii("✗ 4 µs × 2 → ok")
+        'x 4 us x 2 > ok'
+    """
+    folded = text.translate(_ASCII)
+    return "".join(char if char.isascii() else _fold(char) for char in folded)
+
+
+def _fold(char: str) -> str:
+    base = unicodedata.normalize("NFKD", char)[0]
+    return base if base.isascii() else "?"
+
+
+def month_name(month: str) -> str:
+    """Return ``2027-06`` as ``Jun 2027``; any other spelling as it is.
+
+    Example:
+        >>> month_name("2027-06"), month_name("m3")
+        ('Jun 2027', 'm3')
+    """
+    year, _, number = month[:7].partition("-")
+    if year.isdigit() and number.isdigit() and 1 <= int(number) <= 12:
+        return f"{_MONTHS[int(number) - 1]} {year}"
+    return clean(month)
+
+
+def month_at(months: Sequence[str], index: int | None, *, none: str = "later") -> str:
+    """Return the name of month ``index``, ``now`` for the first, ``none`` where fewer draws than asked starve."""
+    if index is None:
+        return none
+    return "now" if index == 0 else month_name(months[min(index, len(months) - 1)])
+
+
+def percent(value: float, *, signed: bool = False) -> str:
+    """Return a fraction as percent, as a multiple above +1000 %, with a real minus sign.
+
+    Example:
+        >>> percent(0.831), percent(-0.12, signed=True), percent(25.0, signed=True)
+        ('83 %', '−12 %', '×26')
+    """
+    if not math.isfinite(value):
+        return "–"
+    if signed and value >= 10:
+        return f"×{significant(value + 1, 2)}"
+    rounded = round(100 * value)
+    sign = "+" if signed and rounded > 0 else "−" if rounded < 0 else ""
+    return f"{sign}{abs(rounded)} %"
+
+
+def times(value: float | None) -> str:
+    """Return a multiple, or a dash where it is unknown.
+
+    Example:
+        >>> times(1.523), times(None)
+        ('×1.52', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"×{significant(value)}"
+
+
+def usd(value: float | None, *, signed: bool = False) -> str:
+    """Return money, or a dash where no price is known; ``signed`` writes + before a cost.
+
+    Example:
+        >>> usd(None), usd(-118234, signed=True), usd(64000, signed=True)
+        ('–', '−$118 k', '+$64.0 k')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = show_usd(value).replace("-", "−")
+    return f"+{text}" if signed and value > 0 else text
+
+
+def saving(change: float | None) -> str:
+    """Return what a change of the monthly bill means, in words.
+
+    Example:
+        >>> saving(-2000.0), saving(500.0), saving(0.0), saving(None)
+        ('saves $2 000/month', 'costs $500/month', 'costs nothing', 'price unknown')
+    """
+    if change is None or not math.isfinite(change):
+        return "price unknown"
+    if abs(change) < 0.5:
+        return "costs nothing"
+    verb = "saves" if change < 0 else "costs"
+    return f"{verb} {show_usd(abs(change))}/month"
+
+
+def interval(value: Interval | None, show: Callable[[float], str]) -> str:
+    """Return ``value (low–high)`` printed by ``show``; a dash where there is none.
+
+    Array intervals show their first element.
+    """
+    if value is None:
+        return "–"
+    middle, low, high = first(value.value), first(value.low), first(value.high)
+    if low == high:
+        return show(middle)
+    return f"{show(middle)} ({_without_unit(show(low), show(high))}–{show(high)})"
+
+
+def _without_unit(low: str, high: str) -> str:
+    head, _, unit = low.rpartition(" ")
+    return head if head and unit == high.rpartition(" ")[2] and not unit[:1].isdigit() else low
+
+
+def first(value: object) -> float:
+    """Return a number, or the first element of an array of numbers."""
+    flat = getattr(value, "flat", None)
+    return float(next(iter(flat))) if flat is not None else float(value)  # type: ignore[arg-type]
+
+
+def first_text(value: object) -> str:
+    """Return a text, or the first element of an array of texts."""
+    flat = getattr(value, "flat", None)
+    return clean(next(iter(flat))) if flat is not None else clean(value)
+
+
+def state_of(workload: WorkloadAudit) -> State:
+    """Return how urgent a workload is: starving now, before the horizon ends in some draws, or not."""
+    if not math.isfinite(workload.headroom_now) and workload.starves.month_p50 is None:
+        return "fine" if workload.headroom_now == math.inf else "unknown"
+    if workload.headroom_now < 0 or workload.starves.month_p50 == 0:
+        return "starves"
+    return "soon" if workload.starves.month_p10 is not None else "fine"
+
+
+def when(starves: Starves, months: Sequence[str]) -> str:
+    """Return the median month a workload starves and the 10–90 % range around it."""
+    if starves.month_p50 == 0:
+        return "now"
+    if starves.month_p10 is None:
+        return f"not before {month_name(months[-1])}"
+    middle = month_at(months, starves.month_p50, none=f"after {month_name(months[-1])}")
+    return f"{middle} ({span(starves, months)})"
+
+
+def span(starves: Starves, months: Sequence[str]) -> str:
+    """Return the 10–90 % range of the starvation month."""
+    low, high = month_at(months, starves.month_p10), month_at(months, starves.month_p90)
+    return low if low == high else f"{low} – {high}"
+
+
+def cheapest(workload: WorkloadAudit) -> Fix | None:
+    """Return the fix to show first: the recommended ones before those that help, in the audit's own order."""
+    ranked = [fix for status in ("recommended", "helps") for fix in workload.fixes if fix.status == status]
+    return ranked[0] if ranked else None
+
+
+def resource_names(audit: Audit) -> tuple[str, ...]:
+    """Return every resource some workload was checked against, in the order first met."""
+    return tuple(dict.fromkeys(name for workload in audit.workloads for name in workload.by_resource))
