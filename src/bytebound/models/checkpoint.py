@@ -294,7 +294,7 @@ def _stored(operator: Operator, formats: dict[str, str]) -> Operator:
         weight = formats.get("weight", operator.stored)
         return replace(operator, stored=weight, bias_stored=formats.get("bias", operator.bias_stored))
     found = next(iter(formats.values()))
-    return replace(operator, stored=found) if hasattr(operator, "stored") or isinstance(operator, Norm) else operator
+    return replace(operator, stored=found) if isinstance(operator, (Embedding, Norm, Parameter)) else operator
 
 
 def _tie(tower: Tower) -> Tower:

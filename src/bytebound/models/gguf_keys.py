@@ -53,7 +53,7 @@ class Metadata:
         """Tell whether the architecture's ``key`` is written."""
         return f"{self.architecture}.{key}" in self.file.metadata
 
-    def int(self, key: str, default: int | None = None) -> int:
+    def whole(self, key: str, default: int | None = None) -> int:
         """Return a whole number; a list that repeats one number is that number.
 
         Raises:
@@ -104,39 +104,39 @@ def config_of(file: GgufFile) -> Values:
 
 def _common(data: Metadata, family: str) -> Values:
     vocab = data.rows("token_embd.weight")
-    heads = data.int("attention.head_count")
+    heads = data.whole("attention.head_count")
     values: Values = {
         "model_type": family,
-        "hidden_size": data.int("embedding_length"),
-        "num_hidden_layers": data.int("block_count"),
+        "hidden_size": data.whole("embedding_length"),
+        "num_hidden_layers": data.whole("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": data.int("attention.head_count_kv", heads),
-        "max_position_embeddings": data.int("context_length", 0) or None,
-        "vocab_size": vocab if vocab is not None else data.int("vocab_size"),
+        "num_key_value_heads": data.whole("attention.head_count_kv", heads),
+        "max_position_embeddings": data.whole("context_length", 0) or None,
+        "vocab_size": vocab if vocab is not None else data.whole("vocab_size"),
         "tie_word_embeddings": "output.weight" not in data.shapes,
     }
     if data.has("feed_forward_length"):
-        values["intermediate_size"] = data.int("feed_forward_length")
+        values["intermediate_size"] = data.whole("feed_forward_length")
     if data.has("attention.key_length"):
-        values["head_dim"] = data.int("attention.key_length")
+        values["head_dim"] = data.whole("attention.key_length")
     if data.has("attention.sliding_window"):
-        values["sliding_window"] = data.int("attention.sliding_window") or None
+        values["sliding_window"] = data.whole("attention.sliding_window") or None
     return values
 
 
 def _experts(data: Metadata, values: Values, *, count: str = "num_experts", width: bool = True) -> None:
-    values[count] = data.int("expert_count")
-    values["num_experts_per_tok"] = data.int("expert_used_count")
+    values[count] = data.whole("expert_count")
+    values["num_experts_per_tok"] = data.whole("expert_used_count")
     if width:
         stacked = data.shapes.get("blk.0.ffn_gate_exps.weight", (0, 0, 0))
         fallback = stacked[1] if len(stacked) == 3 and stacked[1] else None
-        values["moe_intermediate_size"] = data.int("expert_feed_forward_length", fallback)
+        values["moe_intermediate_size"] = data.whole("expert_feed_forward_length", fallback)
 
 
 def _llama(data: Metadata, values: Values) -> None:
     values["attention_bias"] = "blk.0.attn_q.bias" in data.shapes
     values["mlp_bias"] = "blk.0.ffn_up.bias" in data.shapes
-    if data.int("expert_count", 0):
+    if data.whole("expert_count", 0):
         values["model_type"] = "mixtral"
         del values["attention_bias"], values["mlp_bias"]
         _experts(data, values, count="num_local_experts", width=False)
@@ -145,7 +145,7 @@ def _llama(data: Metadata, values: Values) -> None:
 def _qwen2moe(data: Metadata, values: Values) -> None:
     _experts(data, values)
     shared = data.rows("blk.0.ffn_gate_shexp.weight")
-    values["shared_expert_intermediate_size"] = data.int("expert_shared_feed_forward_length", shared)
+    values["shared_expert_intermediate_size"] = data.whole("expert_shared_feed_forward_length", shared)
 
 
 def _qwen3moe(data: Metadata, values: Values) -> None:
@@ -158,19 +158,19 @@ def _olmoe(data: Metadata, values: Values) -> None:
 
 def _deepseek2(data: Metadata, values: Values) -> None:
     _experts(data, values, count="n_routed_experts")
-    rope = data.int("rope.dimension_count")
-    latent = data.int("attention.kv_lora_rank")
+    rope = data.whole("rope.dimension_count")
+    latent = data.whole("attention.kv_lora_rank")
     split = data.has("attention.key_length_mla")
-    key = data.int("attention.key_length_mla" if split else "attention.key_length")
+    key = data.whole("attention.key_length_mla" if split else "attention.key_length")
     values |= {
-        "model_type": "deepseek_v3" if "exp_probs_b" in str(list(data.shapes)) else "deepseek_v2",
-        "q_lora_rank": data.int("attention.q_lora_rank", 0) or None,
+        "model_type": "deepseek_v3" if any("exp_probs_b" in name for name in data.shapes) else "deepseek_v2",
+        "q_lora_rank": data.whole("attention.q_lora_rank", 0) or None,
         "kv_lora_rank": latent,
         "qk_rope_head_dim": rope,
         "qk_nope_head_dim": key - rope,
-        "v_head_dim": data.int("attention.value_length_mla" if split else "attention.value_length"),
-        "n_shared_experts": data.int("expert_shared_count", 0),
-        "first_k_dense_replace": data.int("leading_dense_block_count", 0),
+        "v_head_dim": data.whole("attention.value_length_mla" if split else "attention.value_length"),
+        "n_shared_experts": data.whole("expert_shared_count", 0),
+        "first_k_dense_replace": data.whole("leading_dense_block_count", 0),
         "num_key_value_heads": values["num_attention_heads"],
     }
     values.pop("head_dim", None)
@@ -178,17 +178,17 @@ def _deepseek2(data: Metadata, values: Values) -> None:
 
 def _gpt_oss(data: Metadata, values: Values) -> None:
     _experts(data, values, count="num_local_experts", width=False)
-    values["intermediate_size"] = data.int("expert_feed_forward_length")
+    values["intermediate_size"] = data.whole("expert_feed_forward_length")
     depth = values["num_hidden_layers"]
     values["layer_types"] = ["full_attention" if index % 2 else "sliding_attention" for index in range(depth)]
 
 
 def _glm4moe(data: Metadata, values: Values) -> None:
     _experts(data, values, count="n_routed_experts")
-    draft = data.int("nextn_predict_layers", 0)
+    draft = data.whole("nextn_predict_layers", 0)
     values |= {
-        "n_shared_experts": data.int("expert_shared_count", 0),
-        "first_k_dense_replace": data.int("leading_dense_block_count", 0),
+        "n_shared_experts": data.whole("expert_shared_count", 0),
+        "first_k_dense_replace": data.whole("leading_dense_block_count", 0),
         "num_nextn_predict_layers": draft,
         "num_hidden_layers": values["num_hidden_layers"] - draft,
         "attention_bias": "blk.0.attn_q.bias" in data.shapes,
@@ -261,13 +261,13 @@ def _mamba(data: Metadata) -> Values:
     vocab = data.rows("token_embd.weight")
     return {
         "model_type": "mamba",
-        "hidden_size": data.int("embedding_length"),
-        "num_hidden_layers": data.int("block_count"),
-        "vocab_size": vocab if vocab is not None else data.int("vocab_size"),
-        "state_size": data.int("ssm.state_size"),
-        "conv_kernel": data.int("ssm.conv_kernel"),
-        "intermediate_size": data.int("ssm.inner_size"),
-        "time_step_rank": data.int("ssm.time_step_rank"),
+        "hidden_size": data.whole("embedding_length"),
+        "num_hidden_layers": data.whole("block_count"),
+        "vocab_size": vocab if vocab is not None else data.whole("vocab_size"),
+        "state_size": data.whole("ssm.state_size"),
+        "conv_kernel": data.whole("ssm.conv_kernel"),
+        "intermediate_size": data.whole("ssm.inner_size"),
+        "time_step_rank": data.whole("ssm.time_step_rank"),
         "tie_word_embeddings": "output.weight" not in data.shapes,
     }
 

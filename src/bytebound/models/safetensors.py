@@ -1,304 +1,175 @@
-"""Read safetensors checkpoints: headers only, checked byte by byte, laid over the config.json beside them.
-
-Source of the layout: https://github.com/huggingface/safetensors#format.
-"""
+"""Read a safetensors checkpoint: its config.json gives the structure, its headers the exact storage."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass
+import re
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from bytebound.errors import DocumentError, UnknownNameError
-from bytebound.models.bounded import BoundedReader
-from bytebound.models.config import parse, read_text
-from bytebound.models.keys import short
+from bytebound.documents.architecture import Architecture
+from bytebound.errors import DocumentError
+from bytebound.models.checkpoint import Piece, Rules, settle
+from bytebound.models.config import DEEPEST, depth, group, parse, read_text
+from bytebound.models.families import build, family
+from bytebound.models.keys import Keys, finish
+from bytebound.models.quantization import checkpoint_dtype, quantize, read_schemes
+from bytebound.models.safetensors_header import (
+    DTYPES,
+    DtypeTotal,
+    SafeTensor,
+    SafetensorsFile,
+    read_safetensors_header,
+    totals_by_dtype,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from os import PathLike
 
-HEADER_LIMIT: Final = 100_000_000
-"""Bytes of the largest JSON header, as the format's own reader has it."""
 
-TENSOR_LIMIT: Final = 1_000_000
-RANK_LIMIT: Final = 16
-DIMENSION_LIMIT: Final = 2**48
-SHARD_LIMIT: Final = 10_000
-INDEX_LIMIT: Final = 256 * 2**20
+PACKED: Final = ("weight_packed", "qweight", "blocks")
+"""Names of packed values; their scales stand beside them."""
 
-DTYPES: Final[dict[str, tuple[str, int]]] = {
-    "F64": ("fp64", 64),
-    "F32": ("fp32", 32),
-    "F16": ("fp16", 16),
-    "BF16": ("bf16", 16),
-    "F8_E4M3": ("uint8", 8),
-    "F8_E5M2": ("uint8", 8),
-    "F8_E8M0": ("uint8", 8),
-    "F4": ("", 4),
-    "F6_E2M3": ("", 6),
-    "F6_E3M2": ("", 6),
-    "I64": ("int64", 64),
-    "U64": ("int64", 64),
-    "I32": ("int32", 32),
-    "U32": ("int32", 32),
-    "I16": ("int16", 16),
-    "U16": ("int16", 16),
-    "I8": ("uint8", 8),
-    "U8": ("uint8", 8),
-    "BOOL": ("uint8", 8),
-    "C64": ("int64", 64),
-}
-"""Format name (of the raw bytes) and bits per value, by dtype of the header."""
+SCALES: Final = (
+    "weight_scale_inv", "weight_scale_2", "weight_global_scale", "weight_zero_point", "weight_shape", "weight_scale",
+    "input_global_scale", "input_scale", "qzeros", "scales", "g_idx", "zeros", "SCB", "weight_format",
+    "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map", "activation_scale",
+    "weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4", "k_scale", "v_scale",
+)  # fmt: skip
+"""Names of what is stored beside quantized values."""
 
-_FIRST_CHOICE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_SCALE = re.compile(rf"^(?P<base>.*?)[._](?:{'|'.join(re.escape(name) for name in SCALES)})$")
+_PACKED = re.compile(rf"^(?P<base>.*?)[._](?:{'|'.join(PACKED)})$")
 
+BUFFERS: Final = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|inv_freq|rotary_emb\..*|masked_bias|attn\.bias|attention\.bias|"
+    r"num_batches_tracked|e_score_correction_bias|gate\.bias|expert_bias|pos_embed\.pos_embed|relative_position_index|"
+    r"logits_bias|final_logits_bias|embeddings\.position_ids|std_bias|std_scale|(input|output)_(min|max))$"
+)
+"""Tensors of checkpoints that the library registers as buffers, not as parameters."""
 
-@dataclass(frozen=True, slots=True)
-class SafeTensor:
-    """One tensor of a header: its name, dtype as written, shape, and where its bytes lie in which file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-    file: str
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of its data."""
-        return self.end - self.begin
-
-    @property
-    def elements(self) -> int:
-        """Values it holds (packed values counted as the bytes or words they sit in)."""
-        return math.prod(self.shape)
+_SWAPS: Final = (
+    (re.compile(r"^model\.language_model\.model\."), "model."),
+    (re.compile(r"^model\.language_model\."), "model."),
+    (re.compile(r"^language_model\.model\."), "model."),
+    (re.compile(r"^language_model\."), ""),
+    (re.compile(r"^model\.(?=visual\.|vision_tower\.|vision_model\.|multi_modal_projector\.|connector\.)"), ""),
+    (re.compile(r"^(model\.)?vision_tower\.vision_model\."), "vision_model."),
+    (re.compile(r"^(model\.)?vision_tower\."), ""),
+    (re.compile(r"^(model\.)?vision_model\."), "vision_model."),
+    (re.compile(r"^[a-z0-9_]+\."), ""),
+    (re.compile(r"^"), "model."),
+    (re.compile(r"^"), "transformer."),
+    (re.compile(r"^"), "vision_model."),
+)
+_EXPERT = re.compile(r"(experts?)\.\d+\.")
 
 
-@dataclass(frozen=True, slots=True)
-class SafetensorsFile:
-    """The headers of one file, or of all shards of a checkpoint."""
-
-    path: str
-    files: tuple[str, ...]
-    tensors: tuple[SafeTensor, ...]
-    metadata: Mapping[str, str]
-
-    @property
-    def elements(self) -> int:
-        """Values in all tensors."""
-        return sum(tensor.elements for tensor in self.tensors)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.bytes for tensor in self.tensors)
-
-
-@dataclass(frozen=True, slots=True)
-class DtypeTotal:
-    """What one dtype holds: tensors, values and bytes."""
-
-    tensors: int
-    elements: int
-    bytes: int
-
-
-def totals_by_dtype(file: SafetensorsFile) -> dict[str, DtypeTotal]:
-    """Return tensors, values and bytes by the dtype the headers write, largest first."""
-    found: dict[str, DtypeTotal] = {}
-    for tensor in file.tensors:
-        old = found.get(tensor.dtype, DtypeTotal(0, 0, 0))
-        found[tensor.dtype] = DtypeTotal(old.tensors + 1, old.elements + tensor.elements, old.bytes + tensor.bytes)
-    return dict(sorted(found.items(), key=lambda item: -item[1].bytes))
-
-
-def read_safetensors_header(path: str | PathLike[str]) -> SafetensorsFile:
-    """Read the headers of a checkpoint.
+def read_safetensors(path: str | PathLike[str], name: str = "") -> Architecture:
+    """Read a checkpoint: structure from its config.json, storage from its headers.
 
     Args:
-        path: a ``.safetensors`` file, an ``.index.json`` of shards, or the folder that holds them.
+        path: the folder, one ``.safetensors`` file, or the index of its shards.
+        name: what to call the model; the folder's name when empty.
 
     Raises:
-        DocumentError: missing, truncated, hostile or inconsistent.
-        UnknownNameError: a dtype that is not known.
+        DocumentError: no config.json beside the files, or the files do not hold what it describes.
     """
     start = Path(path)
-    index, files, wanted = _find(start)
-    tensors: list[SafeTensor] = []
-    metadata: dict[str, str] = {}
-    for file in files:
-        found, extra = _read_one(file)
-        tensors += found
-        metadata |= extra
-    _unique(tensors, str(index or start))
-    if wanted is not None:
-        _check_index(tensors, wanted, str(index))
-    return SafetensorsFile(str(start), tuple(str(file) for file in files), tuple(tensors), metadata)
-
-
-# ---- which files
-
-
-def _find(start: Path) -> tuple[Path | None, list[Path], dict[str, str] | None]:
-    """Return the index (or None), the files, and the index's map from tensor to file."""
-    try:
-        folder = start.is_dir()
-        names = (
-            sorted(item.name for item in start.iterdir() if item.name.endswith((".safetensors", ".index.json")))
-            if folder
-            else []
+    header = read_safetensors_header(start)
+    folder = start if start.is_dir() else start.parent
+    config = folder / "config.json"
+    if not config.is_file():
+        raise DocumentError(
+            "headers tell names and shapes of tensors and not what they do",
+            place=str(folder),
+            mend="put the model's config.json beside the safetensors files",
         )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    text = read_text(config)
+    values = parse(text, str(config))
+    if depth(values) > DEEPEST:
         raise DocumentError(
-            f"the folder cannot be read: {reason}", place=repr(str(start))[:200], mend="check the path"
-        ) from None
-    if not folder:
-        if start.name.endswith(".index.json"):
-            return _from_index(start)
-        return None, [start], None
-    indexes = [name for name in names if name.endswith(".safetensors.index.json")]
-    preferred = [f"{name}.index.json" for name in _FIRST_CHOICE]
-    chosen = next((name for name in preferred if name in indexes), indexes[0] if len(indexes) == 1 else "")
-    if chosen:
-        return _from_index(start / chosen)
-    single = next((name for name in _FIRST_CHOICE if name in names), "")
-    files = [name for name in names if name.endswith(".safetensors")]
-    if single:
-        files = [single]
-    elif len(files) > 1:
-        files = [name for name in files if not name.startswith("consolidated")] or files
-    if not files:
-        raise DocumentError(
-            "the folder holds no .safetensors file", place=str(start), mend="give the folder of a checkpoint"
+            f"the object is nested deeper than {DEEPEST} levels", place=str(config), mend="check the file"
         )
-    if len(files) > SHARD_LIMIT:
-        raise DocumentError(f"the folder holds {len(files)} shards", place=str(start), mend="give one checkpoint")
-    return None, [start / name for name in files], None
-
-
-def _from_index(path: Path) -> tuple[Path, list[Path], dict[str, str]]:
-    values = parse(read_text(path, INDEX_LIMIT), str(path))
-    table = values.get("weight_map")
-    if not isinstance(table, dict) or not table:
-        raise DocumentError("the index has no weight_map", place=str(path), mend="fetch the index again")
-    for tensor, name in table.items():
-        plain = isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name and "\\" not in name
-        if not plain or "\0" in name:
-            message = f"{tensor!r} is said to be in {short(name)}, which is not a .safetensors file beside the index"
-            raise DocumentError(message, place=str(path), mend="fetch the index again")
-    files = sorted(set(table.values()))
-    if len(files) > SHARD_LIMIT:
-        raise DocumentError(f"the index names {len(files)} shards", place=str(path), mend="fetch the index again")
-    return path, [path.parent / name for name in files], table
-
-
-def _check_index(tensors: Sequence[SafeTensor], wanted: Mapping[str, str], place: str) -> None:
-    have = {tensor.name: Path(tensor.file).name for tensor in tensors}
-    for name, file in wanted.items():
-        if have.get(name) != file:
-            where = f"it is in {have[name]}" if name in have else "it is not there"
-            message = f"the index puts {name!r} in {file} and {where}"
-            raise DocumentError(message, place=place, mend="fetch the index and its shards again")
-    for name in have:
-        if name not in wanted:
-            message = f"{have[name]} holds {name!r}, which the index does not list"
-            raise DocumentError(message, place=place, mend="fetch the index and its shards again")
-
-
-def _unique(tensors: Iterable[SafeTensor], place: str) -> None:
-    seen: dict[str, str] = {}
-    for tensor in tensors:
-        if tensor.name in seen:
-            message = f"the tensor {tensor.name!r} is in {Path(seen[tensor.name]).name} and in {Path(tensor.file).name}"
-            raise DocumentError(message, place=place, mend="leave one copy of the checkpoint in the folder")
-        seen[tensor.name] = tensor.file
-
-
-# ---- one header
-
-
-def _read_one(path: Path) -> tuple[list[SafeTensor], dict[str, str]]:
-    with BoundedReader(path, limit=HEADER_LIMIT + 8) as reader:
-        length = reader.value("Q", "the header's length")
-        if length > HEADER_LIMIT:
-            raise reader.error(
-                f"the header would have {length} bytes, more than {HEADER_LIMIT}", "give a .safetensors file"
-            )
-        data = reader.take(length, "the header")
-        room = reader.size - reader.position
-    place = str(path)
-    try:
-        values = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs)
-    except UnicodeDecodeError:
-        raise DocumentError("the header is not UTF-8", place=place, mend="give a .safetensors file") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DocumentError(
-            f"the header is not JSON: {short(reason)}", place=place, mend="fetch the file again"
-        ) from None
-    if not isinstance(values, dict) or len(values) > TENSOR_LIMIT:
-        raise DocumentError("the header is not an object of tensors", place=place, mend="fetch the file again")
-    extra = values.pop("__metadata__", None)
-    extra = {} if extra is None else extra
-    if not isinstance(extra, dict) or not all(isinstance(item, str) for item in extra.values()):
-        raise DocumentError("__metadata__ is not an object of strings", place=place, mend="fetch the file again")
-    tensors = sorted(
-        (_tensor(name, entry, place) for name, entry in values.items()), key=lambda item: (item.begin, item.end)
+    keys = Keys(values, file=str(config), text=text)
+    named = family(keys)
+    dtype = checkpoint_dtype(keys)
+    quantized = bool(read_schemes(keys))
+    towers = quantize(build(keys), keys, dtype=dtype)
+    rules = Rules(
+        names=_names,
+        extra=re.compile(r"(?!)"),
+        ignored=BUFFERS,
+        absent=re.compile(r"^pooler\.|^model\.(en|de)coder\.embed_positions\."),
+        strict=True,
+        place=str(header.path),
     )
-    _check_layout(tensors, room=room, place=place)
-    return tensors, extra
+    settled = settle(towers, list(_pieces(header.tensors, quantized=quantized)), rules)
+    notes = (*finish(keys), *settled.notes)
+    grouped = tuple(group(tower) for tower in settled.towers)
+    stored = _commonest(header.tensors, dtype)
+    return Architecture(
+        name=name or folder.resolve().name, family=named, towers=grouped, source=str(start), dtype=stored, notes=notes
+    )
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        message = "a name is written twice"
-        raise ValueError(message)
-    return found
-
-
-def _whole(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-
-
-def _tensor(name: str, entry: Any, place: str) -> SafeTensor:
-    where = f"{place}: {short(name)}"
-    mend = "fetch the file again"
-    if not isinstance(entry, dict):
-        raise DocumentError(f"{short(entry)} is not a tensor entry", place=where, mend=mend)
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UnknownNameError("safetensors dtype", short(dtype), DTYPES, place=where)
-    if (
-        not isinstance(shape, list)
-        or len(shape) > RANK_LIMIT
-        or not all(_whole(size, DIMENSION_LIMIT) for size in shape)
-    ):
-        raise DocumentError(f"{short(shape)} is not a shape", place=where, mend=mend)
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_whole(item, 2**62) for item in offsets):
-        raise DocumentError(f"{short(offsets)} is not a pair of offsets", place=where, mend=mend)
-    bits = math.prod(shape) * DTYPES[dtype][1]
-    if bits % 8 or bits >= 2**65 or offsets[1] - offsets[0] != bits // 8:
-        message = f"{dtype} {shape} needs {bits / 8:.0f} bytes and has {offsets[1] - offsets[0]}"
-        raise DocumentError(short(message) if len(message) > 200 else message, place=where, mend=mend)
-    return SafeTensor(name, dtype, tuple(shape), offsets[0], offsets[1], place)
-
-
-def _check_layout(tensors: Sequence[SafeTensor], *, room: int, place: str) -> None:
-    """Check that the tensors fill the data without gap or overlap, to the last byte."""
-    end, last = 0, "the start"
+def _commonest(tensors: Sequence[SafeTensor], default: str) -> str:
+    """Return the 16-, 32- or 64-bit dtype most of the bytes have."""
+    bytes_of: Counter[str] = Counter()
     for tensor in tensors:
-        if tensor.begin != end:
-            kind = "overlaps" if tensor.begin < end else "leaves a gap after"
-            message = f"the tensor {tensor.name!r} {kind} {last}"
-            raise DocumentError(message, place=place, mend="the file is damaged; fetch it again")
-        end, last = tensor.end, repr(tensor.name)
-    if end != room:
-        word = "cut short" if end > room else "longer than its tensors"
-        message = f"the file is {word}: tensors end at byte {end} of the data, which has {room}"
-        raise DocumentError(message, place=place, mend="fetch the file again")
+        if tensor.dtype in ("F64", "F32", "F16", "BF16"):
+            bytes_of[DTYPES[tensor.dtype][0]] += tensor.bytes
+    return bytes_of.most_common(1)[0][0] if bytes_of else default
+
+
+def _pieces(tensors: Iterable[SafeTensor], *, quantized: bool) -> Iterator[Piece]:
+    """Yield the tensors; with quantization, packed values take their scales' bytes with them."""
+    if not quantized:
+        for tensor in tensors:
+            yield Piece(tensor.name, tensor.shape, DTYPES[tensor.dtype][0], tensor.bytes)
+        return
+    tensors = list(tensors)
+    beside: Counter[str] = Counter()
+    values = []
+    for tensor in tensors:
+        found = _SCALE.match(tensor.name)
+        if found is not None:
+            beside[found["base"]] += tensor.bytes
+        else:
+            values.append(tensor)
+    for tensor in values:
+        packed = _PACKED.match(tensor.name)
+        base = packed["base"] if packed is not None else tensor.name.removesuffix(".weight")
+        raw = packed is not None or (
+            tensor.name.endswith(".weight") and DTYPES[tensor.dtype][0] in ("uint8", "int32", "")
+        )
+        if raw:
+            size = tensor.bytes
+            yield Piece(f"{base}.weight", tensor.shape, "", size + beside[base], packed=size)
+        else:
+            yield Piece(tensor.name, tensor.shape, DTYPES[tensor.dtype][0], tensor.bytes)
+
+
+def _names(piece: Piece) -> Iterator[str]:
+    """Yield the names the architecture may give a tensor: without wrappers, with experts counted, old norm names."""
+    name = _EXPERT.sub(r"\1.{}.", piece.name)
+    name = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", name)
+    name = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", name)
+    stacked = re.sub(r"(experts?)\.(?=[a-z])", r"\1.{}.", name)
+    for one in dict.fromkeys((name, stacked, f"{stacked}.weight")):
+        yield one
+        for pattern, put in _SWAPS:
+            changed = pattern.sub(put, one, count=1)
+            if changed != one:
+                yield changed
+
+
+__all__ = [
+    "DtypeTotal",
+    "SafeTensor",
+    "SafetensorsFile",
+    "read_safetensors",
+    "read_safetensors_header",
+    "totals_by_dtype",
+]

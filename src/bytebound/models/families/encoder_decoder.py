@@ -140,7 +140,8 @@ def bart(keys: Keys, *, first_norm: bool = True, last_norm: bool = False, extra:
 
     Args:
         keys: the config.
-        first_norm, last_norm: whether a norm stands before and after each stack.
+        first_norm: whether a norm stands before each stack.
+        last_norm: whether a norm stands after each stack.
         extra: rows of the position table beyond the context (None: positions are computed, not stored).
     """
     encoder, depth = _side(keys, "encoder")

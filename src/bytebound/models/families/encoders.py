@@ -143,25 +143,38 @@ def _head(keys: Keys, sizes: Sizes, names: Names) -> Ops:
     if head in ("ForTokenClassification", "ForQuestionAnswering"):
         name = "classifier" if head == "ForTokenClassification" else "qa_outputs"
         return (Linear(name, hidden, read_labels(keys), "head", bias=True),)
-    if head == "ForPreTraining" and names is BERT:
-        return (*pooler, *_masked(sizes, names), once("cls.seq_relationship", hidden, 2))
-    if head == "ForNextSentencePrediction" and names is BERT:
-        return (*pooler, once("cls.seq_relationship", hidden, 2))
-    if head == "ForPreTraining" and names is ELECTRA:
-        prefix = "discriminator_predictions."
-        dense = Linear(f"{prefix}dense", hidden, hidden, "head", bias=True)
-        return (dense, Linear(f"{prefix}dense_prediction", hidden, 1, "head", bias=True))
     if head == "ForSequenceClassification":
-        labels = read_labels(keys)
-        if names.classifier == "pooled":
-            return (*pooler, once("classifier", hidden, labels))
-        first, last = ("pre_classifier", "classifier")
-        if names.classifier == "dense":
-            first, last = ("classifier.dense", "classifier.out_proj")
-        return (once(first, hidden, hidden), once(last, hidden, labels))
+        return _classifier(names, pooler, hidden, read_labels(keys))
     if head == "ForMultipleChoice" and names.classifier == "pooled":
         return (*pooler, once("classifier", hidden, 1))
-    raise UnknownNameError("head of this family", head, HEADS[:4], place=keys.place("architectures"))
+    found = _pretraining(sizes, names, pooler).get(head)
+    if found is None:
+        raise UnknownNameError("head of this family", head, HEADS[:4], place=keys.place("architectures"))
+    return found
+
+
+def _classifier(names: Names, pooler: Ops, hidden: int, labels: int) -> Ops:
+    if names.classifier == "pooled":
+        return (*pooler, once("classifier", hidden, labels))
+    dense = names.classifier == "dense"
+    first, last = ("classifier.dense", "classifier.out_proj") if dense else ("pre_classifier", "classifier")
+    return (once(first, hidden, hidden), once(last, hidden, labels))
+
+
+def _pretraining(sizes: Sizes, names: Names, pooler: Ops) -> dict[str, Ops]:
+    """Return the heads that only BERT and ELECTRA have."""
+    hidden = sizes.hidden
+    if names is BERT:
+        next_sentence = once("cls.seq_relationship", hidden, 2)
+        return {
+            "ForPreTraining": (*pooler, *_masked(sizes, names), next_sentence),
+            "ForNextSentencePrediction": (*pooler, next_sentence),
+        }
+    if names is ELECTRA:
+        prefix = "discriminator_predictions."
+        dense = Linear(f"{prefix}dense", hidden, hidden, "head", bias=True)
+        return {"ForPreTraining": (dense, Linear(f"{prefix}dense_prediction", hidden, 1, "head", bias=True))}
+    return {}
 
 
 def modernbert(keys: Keys) -> list[Tower]:

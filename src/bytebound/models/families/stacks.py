@@ -40,13 +40,19 @@ def attend(
     Args:
         prefix: name of the module, with its final dot.
         hidden: width of the stream.
-        heads, kv_heads, head_dim: query heads, key-value heads (0: as many), and their width.
+        heads: query heads.
+        head_dim: width of one head.
+        kv_heads: key-value heads (0: as many as query heads).
         names: the four projections, or the fused one and the output's; an empty last name means no output projection.
         bias: biases on queries, keys, values and output.
-        kind, window: how far a token looks.
-        causal, cached: true for decoders.
+        kind: how far a token looks.
+        window: tokens it looks back, for windows and chunks.
+        causal: whether a token sees only those before it.
+        cached: whether keys and values are kept between steps.
         memory: width of the encoder's stream that keys and values are made from (0: the own stream).
-        norms: names of query and key norms, ``norm_width`` wide (0: one head) with ``norm_vectors`` vectors.
+        norms: names of query and key norms.
+        norm_width: their width (0: one head).
+        norm_vectors: learned vectors of each.
         outputs: width the output projection returns to (0: ``hidden``).
         token_scale: positions worked on per position of the tower.
     """
@@ -101,7 +107,7 @@ def place(operator: Operator, *, scale: float = 1.0, encoder: bool = False, once
             shard_units=operator.shard_units,
             tied=operator.tied,
             token_scale=scale,
-            source=source,  # type: ignore[arg-type]
+            source=source,
         )
     if isinstance(operator, Norm):
         return Norm(operator.name, operator.width, operator.vectors, scale)

@@ -82,15 +82,6 @@ class Spatial:
         return (*found, project("proj_out"))
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One level of the UNet: its width, residual pairs, and the transformers after them (None: no transformers)."""
-
-    width: int
-    pairs: int
-    spatial: tuple[Spatial, ...] | None
-
-
 def per_level(keys: Keys, name: str, default: int, count: int) -> tuple[int, ...]:
     """Read a key that holds one number, or one per level."""
     if isinstance(keys.values.get(name), list):
@@ -156,39 +147,42 @@ def _refuse(keys: Keys) -> None:
     )  # fmt: skip
 
 
-def _embeddings(keys: Keys, first: int, time: int, cross: int) -> tuple[list[Operator], int]:
-    """Return the operators on time, class and added conditions, and the text's width after its projection."""
+def _pair(name: str, inputs: int | None, time: int, keys: Keys) -> list[Operator]:
+    """Return the two matrices a condition goes through to the time's width."""
+    if not inputs:
+        raise keys.error("projection_class_embeddings_input_dim", "the key is missing", "add it")
+    return [once(f"{name}.linear_1", inputs, time), once(f"{name}.linear_2", time, time)]
+
+
+def _conditions(keys: Keys, *, first: int, time: int, cross: int) -> list[Operator]:
+    """Return the operators on time, class, added conditions and a projected text."""
     found: list[Operator] = []
     guided = keys.maybe_int("time_cond_proj_dim")
     if guided:
         found.append(once("time_embedding.cond_proj", guided, first, bias=False))
-    found += [once("time_embedding.linear_1", first, time), once("time_embedding.linear_2", time, time)]
-    kind = keys.word("encoder_hid_dim_type", "")
-    hidden = keys.maybe_int("encoder_hid_dim")
+    found += _pair("time_embedding", first, time, keys)
+    kind, hidden = keys.word("encoder_hid_dim_type", ""), keys.maybe_int("encoder_hid_dim")
     if hidden and kind in ("", "text_proj"):
         found.append(Linear("encoder_hid_proj", hidden, cross, "other", bias=True, source="encoder"))
     elif kind or hidden:
         raise keys.error("encoder_hid_dim_type", f"{kind!r} is not read", "this reader knows text_proj")
-    kind = keys.word("class_embed_type", "")
-    classes = keys.maybe_int("num_class_embeds")
     extra = keys.maybe_int("projection_class_embeddings_input_dim")
-    if not kind and classes:
-        found.append(Embedding("class_embedding", classes, time))
-    elif kind in ("timestep", "projection"):
-        width = first if kind == "timestep" else extra
-        if not width:
-            raise keys.error("projection_class_embeddings_input_dim", "the key is missing", "add it")
-        found += [once("class_embedding.linear_1", width, time), once("class_embedding.linear_2", time, time)]
-    elif kind:
-        raise keys.error("class_embed_type", f"{kind!r} is not read", "this reader knows timestep and projection")
+    found += _classes(keys, first=first, time=time, extra=extra)
     kind = keys.word("addition_embed_type", "")
     if kind == "text_time":
-        if not extra:
-            raise keys.error("projection_class_embeddings_input_dim", "the key is missing", "add it")
-        found += [once("add_embedding.linear_1", extra, time), once("add_embedding.linear_2", time, time)]
-    elif kind:
+        return found + _pair("add_embedding", extra, time, keys)
+    if kind:
         raise keys.error("addition_embed_type", f"{kind!r} is not read", "this reader knows text_time")
-    return found, cross
+    return found
+
+
+def _classes(keys: Keys, *, first: int, time: int, extra: int | None) -> list[Operator]:
+    kind, classes = keys.word("class_embed_type", ""), keys.maybe_int("num_class_embeds")
+    if kind in ("timestep", "projection"):
+        return _pair("class_embedding", first if kind == "timestep" else extra, time, keys)
+    if kind:
+        raise keys.error("class_embed_type", f"{kind!r} is not read", "this reader knows timestep and projection")
+    return [Embedding("class_embedding", classes, time)] if classes else []
 
 
 def unet(keys: Keys) -> list[Tower]:
@@ -217,15 +211,17 @@ def unet(keys: Keys) -> list[Tower]:
         for at in range(count)
     ]
     time = 4 * channels[0]
-    conditions, _ = _embeddings(keys, channels[0], time, cross[0])
+    conditions = _conditions(keys, first=channels[0], time=time, cross=cross[0])
     inputs, outputs = keys.int("in_channels", 4, most=4096), keys.int("out_channels", 4, most=4096)
     kernels = keys.int("conv_in_kernel", 3, most=15), keys.int("conv_out_kernel", 3, most=15)
     first = Conv("conv_in", inputs, channels[0], (kernels[0], kernels[0]))
     last = Conv("conv_out", channels[0], outputs, (kernels[1], kernels[1]))
     blocks = [Block("", (first, *conditions))]
-    blocks += [_down(keys, at, kind, channels, shape[at][: pairs[at]], time) for at, kind in enumerate(down)]
+    blocks += [
+        _down(keys, (at, kind), channels, spatial=shape[at][: pairs[at]], time=time) for at, kind in enumerate(down)
+    ]
     blocks.append(_middle(keys, channels[-1], shape[-1][0], time, 4.0 ** -(count - 1)))
-    blocks += [_up(keys, at, kind, channels, shape[count - 1 - at], time) for at, kind in enumerate(up)]
+    blocks += [_up(keys, (at, kind), channels, spatial=shape[count - 1 - at], time=time) for at, kind in enumerate(up)]
     blocks.append(Block("", (Norm("conv_norm_out", channels[0], 2), last)))
     rows, cols = read_size(keys, "sample_size", 64)
     return [Tower("denoiser", "denoiser", tuple(blocks), channels[0], tokens=rows * cols, tokens_out=rows * cols)]
@@ -235,7 +231,8 @@ def _cut(depths: tuple[int, ...], count: int) -> tuple[int, ...]:
     return (depths + depths[-1:] * count)[:count]
 
 
-def _down(keys: Keys, at: int, kind: str, channels: tuple[int, ...], spatial: list[Spatial], time: int) -> Block:
+def _down(keys: Keys, place: tuple[int, str], channels: tuple[int, ...], *, spatial: list[Spatial], time: int) -> Block:
+    at, kind = place
     width, scale = channels[at], 4.0**-at
     inputs = channels[max(at - 1, 0)]
     found: list[Operator] = []
@@ -264,7 +261,8 @@ def _middle(keys: Keys, width: int, transformer: Spatial, time: int, scale: floa
     )
 
 
-def _up(keys: Keys, at: int, kind: str, channels: tuple[int, ...], spatial: list[Spatial], time: int) -> Block:
+def _up(keys: Keys, place: tuple[int, str], channels: tuple[int, ...], *, spatial: list[Spatial], time: int) -> Block:
+    at, kind = place
     level = len(channels) - 1 - at
     width, scale = channels[level], 4.0**-level
     below = channels[min(level + 1, len(channels) - 1)]

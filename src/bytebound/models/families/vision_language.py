@@ -66,6 +66,12 @@ def top(keys: Keys) -> None:
     )  # fmt: skip
 
 
+def unnamed(keys: Keys) -> Keys:
+    """Return the nested config with its own name marked as read."""
+    keys.skip("model_type")
+    return keys
+
+
 # ---- LLaVA and its relatives
 
 
@@ -161,102 +167,6 @@ def _without_head(keys: Keys) -> Keys:
     return keys
 
 
-# ---- Gemma
-
-
-def gemma3(keys: Keys) -> list[Tower]:
-    """Build Gemma 3 with its image encoder (arXiv 2503.19786): SigLIP, averaged to 256 tokens an image."""
-    top(keys)
-    towers = text_towers(child(keys, "text_config"), "gemma3_text")
-    vision = build(child(keys, "vision_config"), "siglip_vision_model")[0]
-    out = keys.int("mm_tokens_per_image", 256)
-    scale = out / vision.tokens
-    projector: Ops = (
-        Norm("multi_modal_projector.mm_soft_emb_norm", vision.hidden, token_scale=scale),
-        Linear("multi_modal_projector.mm_input_projection", vision.hidden, towers[0].hidden, "mlp", token_scale=scale),
-    )
-    return join(towers, vision, projector, tokens_out=out)
-
-
-def paligemma(keys: Keys) -> list[Tower]:
-    """Build PaliGemma (arXiv 2407.07726): SigLIP and one matrix."""
-    top(keys)
-    keys.skip("hidden_size", "projection_dim")
-    inner = child(keys, "text_config")
-    inner.skip("num_image_tokens")
-    towers = text_towers(inner, "gemma")
-    inner = child(keys, "vision_config")
-    vision = build(inner, "siglip_vision_model")[0]
-    width = inner.int("projection_dim", keys.int("projection_dim", 2048))
-    if width != towers[0].hidden:
-        raise keys.error(
-            "projection_dim", f"{width} is not the decoder's width {towers[0].hidden}", "correct the widths"
-        )
-    matrix = Linear("multi_modal_projector.linear", vision.hidden, width, "mlp", bias=True)
-    return join(towers, vision, (matrix,))
-
-
-def gemma4_vision(keys: Keys) -> Tower:
-    """Build Gemma 4's image encoder: rotary in two axes, sandwich norms, patches pooled three by three."""
-    sizes = read_widths(keys, (768, 12, 3072, 16)) if not keys.has("head_dim") else None
-    hidden = keys.int("hidden_size", saved=768)
-    heads = keys.int("num_attention_heads", saved=12)
-    kv_heads = keys.int("num_key_value_heads", heads)
-    dim = keys.int("head_dim", 64)
-    inner = keys.int("intermediate_size", saved=3072)
-    depth = sizes.depth if sizes else keys.int("num_hidden_layers", saved=16, most=2048)
-    rows = keys.int("position_embedding_size", 10240)
-    patch = keys.int("patch_size", 16, most=4096)
-    side = keys.int("pooling_kernel_size", 3, most=64)
-    out = keys.int("default_output_length", 280)
-    bias = keys.flag("attention_bias", default=False)
-    if bias:
-        raise keys.error("attention_bias", "a Gemma 4 encoder with biases is not read", "write false")
-    keys.skip("global_head_dim", "max_position_embeddings", "standardize", "use_clipped_linears", "architectures")
-    names = tuple(f"{name}_proj.linear" for name in "qkvo")
-    layer = (
-        Norm("input_layernorm", hidden),
-        *attend(
-            "self_attn.", hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=dim, names=names, bias=(False,) * 4,
-            norms=("q_norm", "k_norm"),
-        ),
-        *norms(hidden, "post_attention_layernorm", "pre_feedforward_layernorm", vectors=1),
-        *feed(
-            "mlp.", hidden=hidden, inner=inner, bias=False,
-            names=("gate_proj.linear", "up_proj.linear", "down_proj.linear"),
-        ),
-        Norm("post_feedforward_layernorm", hidden),
-    )  # fmt: skip
-    start: tuple[Operator, ...] = (
-        Linear("patch_embedder.input_proj", 3 * patch**2, hidden, "conv"),
-        Parameter("patch_embedder.position_embedding_table", (2, rows, hidden)),
-    )
-    prefix = "model.vision_tower."
-    blocks = (Block(prefix, start), *layers([layer] * depth, prefix=f"{prefix}encoder.layers"))
-    return Tower("vision", "encoder", blocks, hidden, tokens=out * side**2, tokens_out=out)
-
-
-def gemma4(keys: Keys) -> list[Tower]:
-    """Build Gemma 4 with its image encoder; one with an audio encoder is refused."""
-    if keys.has("audio_config"):
-        raise keys.error("audio_config", "Gemma 4's audio encoder is not read", "remove the object to leave it out")
-    top(keys)
-    towers = text_towers(child(keys, "text_config"), "gemma4_text")
-    if not keys.has("vision_config"):
-        return towers
-    vision = gemma4_vision(_named(keys.child("vision_config")))
-    scale = vision.tokens_out / vision.tokens
-    matrix = Linear(
-        "model.embed_vision.embedding_projection", vision.hidden, towers[0].hidden, "mlp", token_scale=scale
-    )
-    return join(towers, vision, (matrix,))
-
-
-def _named(keys: Keys) -> Keys:
-    keys.skip("model_type")
-    return keys
-
-
 # ---- Llama 4
 
 
@@ -264,7 +174,7 @@ def llama4(keys: Keys) -> list[Tower]:
     """Build Llama 4: class token, rotary image encoder, a pixel shuffle through two matrices, one projection."""
     top(keys)
     towers = text_towers(child(keys, "text_config"), "llama4_text")
-    inner = _named(child(keys, "vision_config"))
+    inner = unnamed(child(keys, "vision_config"))
     sizes = read_widths(inner, (768, 16, 5632, 34))
     hidden = sizes.hidden
     patches = read_patches(inner, image=448, patch=14)
@@ -313,7 +223,7 @@ def qwen_vl(keys: Keys, *, version: str, text: str, flat: str = "") -> list[Towe
     top(keys)
     keys.skip("vision_config", "language_model_only")
     towers = nested_or_flat(keys, text, flat) if flat else text_towers(child(keys, "text_config"), text)
-    inner = _named(child(keys, "vision_config"))
+    inner = unnamed(child(keys, "vision_config"))
     if version.startswith("2"):
         return [*towers, qwen2_vision(inner, version=version)]
     return [*towers, qwen3_vision(inner, deepstack=version == "3")]
@@ -327,7 +237,7 @@ def glm_v(keys: Keys, *, text: str) -> list[Tower]:
         width, heads = inner.int("hidden_size"), inner.int("num_attention_heads", saved=32)
         inner.values = {**inner.values, "head_dim": split(inner, width, heads)}
     towers = text_towers(inner, text)
-    return [*towers, glm_vision(_named(child(keys, "vision_config")))]
+    return [*towers, glm_vision(unnamed(child(keys, "vision_config")))]
 
 
 def kimi_vl(keys: Keys, *, text: str) -> list[Tower]:
@@ -336,7 +246,7 @@ def kimi_vl(keys: Keys, *, text: str) -> list[Tower]:
     keys.skip("media_placeholder_token_id", "use_unified_vision_chunk", "video_placeholder")
     towers = text_towers(child(keys, "text_config"), text)
     width = keys.int("projection_hidden_size", 0, least=0)
-    vision = moonvit(_named(child(keys, "vision_config")), text=towers[0].hidden, projected=width)
+    vision = moonvit(unnamed(child(keys, "vision_config")), text=towers[0].hidden, projected=width)
     return [*towers, vision]
 
 
@@ -349,9 +259,6 @@ FAMILIES: dict[str, Builder] = {
     "aya_vision": aya_vision,
     "idefics3": idefics3,
     "smolvlm": idefics3,
-    "gemma3": gemma3,
-    "paligemma": paligemma,
-    "gemma4": gemma4,
     "llama4": llama4,
     "qwen2_vl": partial(qwen_vl, version="2", text="qwen2_vl_text", flat="qwen2"),
     "qwen2_5_vl": partial(qwen_vl, version="2.5", text="qwen2_5_vl_text", flat="qwen2"),
