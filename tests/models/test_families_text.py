@@ -93,15 +93,13 @@ CASES = [
         "exaone4",
         {
             **SMALL,
-
-                "layer_types": [
-                    "sliding_attention",
-                    "sliding_attention",
-                    "sliding_attention",
-                    "full_attention",
-                    "full_attention",
-                ]
-            ,
+            "layer_types": [
+                "sliding_attention",
+                "sliding_attention",
+                "sliding_attention",
+                "full_attention",
+                "full_attention",
+            ],
         },
         333584,
     ),
@@ -124,13 +122,11 @@ CASES = [
         "qwen2_moe",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "num_experts": 6,
-                "moe_intermediate_size": 24,
-                "shared_expert_intermediate_size": 48,
-                "decoder_sparse_step": 2
-            ,
+            "num_experts_per_tok": 2,
+            "num_experts": 6,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 48,
+            "decoder_sparse_step": 2,
         },
         347168,
     ),
@@ -138,13 +134,11 @@ CASES = [
         "qwen2_moe",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "num_experts": 6,
-                "moe_intermediate_size": 24,
-                "shared_expert_intermediate_size": 48,
-                "mlp_only_layers": [1]
-            ,
+            "num_experts_per_tok": 2,
+            "num_experts": 6,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 48,
+            "mlp_only_layers": [1],
         },
         360352,
     ),
@@ -152,13 +146,11 @@ CASES = [
         "qwen3_moe",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "num_experts": 6,
-                "moe_intermediate_size": 24,
-                "head_dim": 16,
-                "mlp_only_layers": [0]
-            ,
+            "num_experts_per_tok": 2,
+            "num_experts": 6,
+            "moe_intermediate_size": 24,
+            "head_dim": 16,
+            "mlp_only_layers": [0],
         },
         374112,
     ),
@@ -172,17 +164,15 @@ CASES = [
         "glm4_moe",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "n_routed_experts": 8,
-                "n_shared_experts": 1,
-                "moe_intermediate_size": 20,
-                "first_k_dense_replace": 1,
-                "head_dim": 16,
-                "attention_bias": True,
-                "use_qk_norm": True,
-                "num_nextn_predict_layers": 0
-            ,
+            "num_experts_per_tok": 2,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 20,
+            "first_k_dense_replace": 1,
+            "head_dim": 16,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "num_nextn_predict_layers": 0,
         },
         403232,
     ),
@@ -190,15 +180,13 @@ CASES = [
         "glm4_moe",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "n_routed_experts": 8,
-                "n_shared_experts": 1,
-                "moe_intermediate_size": 20,
-                "first_k_dense_replace": 2,
-                "head_dim": 8,
-                "num_nextn_predict_layers": 0
-            ,
+            "num_experts_per_tok": 2,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 20,
+            "first_k_dense_replace": 2,
+            "head_dim": 8,
+            "num_nextn_predict_layers": 0,
         },
         346560,
     ),
@@ -206,13 +194,11 @@ CASES = [
         "solar_open",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "n_routed_experts": 8,
-                "n_shared_experts": 1,
-                "moe_intermediate_size": 20,
-                "head_dim": 16
-            ,
+            "num_experts_per_tok": 2,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 20,
+            "head_dim": 16,
         },
         406464,
     ),
@@ -220,16 +206,14 @@ CASES = [
         "dots1",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "n_routed_experts": 8,
-                "n_shared_experts": 2,
-                "moe_intermediate_size": 20,
-                "first_k_dense_replace": 1,
-                "head_dim": 16,
-                "n_group": 1,
-                "topk_group": 1
-            ,
+            "num_experts_per_tok": 2,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "moe_intermediate_size": 20,
+            "first_k_dense_replace": 1,
+            "head_dim": 16,
+            "n_group": 1,
+            "topk_group": 1,
         },
         417632,
     ),
@@ -237,15 +221,13 @@ CASES = [
         "ernie4_5_moe",
         {
             **SMALL,
-
-                "moe_num_experts": 8,
-                "moe_k": 2,
-                "moe_intermediate_size": 20,
-                "moe_num_shared_experts": 2,
-                "moe_layer_start_index": 1,
-                "moe_layer_end_index": 3,
-                "moe_layer_interval": 1
-            ,
+            "moe_num_experts": 8,
+            "moe_k": 2,
+            "moe_intermediate_size": 20,
+            "moe_num_shared_experts": 2,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 3,
+            "moe_layer_interval": 1,
         },
         294104,
     ),
@@ -479,13 +461,11 @@ CASES = [
         "llama4_text",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "num_local_experts": 4,
-                "interleave_moe_layer_step": 2,
-                "intermediate_size_mlp": 200,
-                "head_dim": 8
-            ,
+            "num_experts_per_tok": 2,
+            "num_local_experts": 4,
+            "interleave_moe_layer_step": 2,
+            "intermediate_size_mlp": 200,
+            "head_dim": 8,
         },
         602816,
     ),
@@ -493,14 +473,12 @@ CASES = [
         "afmoe",
         {
             **SMALL,
-
-                "num_experts_per_tok": 2,
-                "num_experts": 4,
-                "moe_intermediate_size": 20,
-                "num_shared_experts": 1,
-                "num_dense_layers": 2,
-                "head_dim": 8
-            ,
+            "num_experts_per_tok": 2,
+            "num_experts": 4,
+            "moe_intermediate_size": 20,
+            "num_shared_experts": 1,
+            "num_dense_layers": 2,
+            "head_dim": 8,
         },
         320924,
     ),
@@ -630,15 +608,13 @@ CASES = [
         "jamba",
         {
             **SMALL,
-
-                "num_experts": 4,
-                "num_experts_per_tok": 2,
-                "mamba_d_state": 4,
-                "mamba_dt_rank": 8,
-                "attn_layer_period": 3,
-                "attn_layer_offset": 1,
-                "use_mamba_kernels": False
-            ,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "mamba_d_state": 4,
+            "mamba_dt_rank": 8,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 1,
+            "use_mamba_kernels": False,
         },
         574832,
     ),
@@ -646,13 +622,11 @@ CASES = [
         "bamba",
         {
             **SMALL,
-
-                "attn_layer_indices": [1, 3],
-                "mamba_n_heads": 16,
-                "mamba_d_head": "auto",
-                "mamba_n_groups": 2,
-                "mamba_d_state": 8
-            ,
+            "attn_layer_indices": [1, 3],
+            "mamba_n_heads": 16,
+            "mamba_d_head": "auto",
+            "mamba_n_groups": 2,
+            "mamba_d_state": 8,
         },
         388656,
     ),
@@ -660,16 +634,14 @@ CASES = [
         "granitemoehybrid",
         {
             **SMALL,
-
-                "layer_types": ["mamba", "attention", "mamba", "mamba", "attention"],
-                "num_local_experts": 4,
-                "num_experts_per_tok": 2,
-                "shared_intermediate_size": 32,
-                "mamba_n_heads": 16,
-                "mamba_d_head": 8,
-                "mamba_n_groups": 1,
-                "mamba_d_state": 8
-            ,
+            "layer_types": ["mamba", "attention", "mamba", "mamba", "attention"],
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 32,
+            "mamba_n_heads": 16,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 8,
         },
         878144,
     ),
@@ -677,17 +649,15 @@ CASES = [
         "granitemoehybrid",
         {
             **SMALL,
-
-                "layer_types": ["mamba", "attention", "mamba", "mamba", "attention"],
-                "num_local_experts": 0,
-                "num_experts_per_tok": 0,
-                "shared_intermediate_size": 32,
-                "mamba_n_heads": 16,
-                "mamba_d_head": 8,
-                "mamba_n_groups": 1,
-                "mamba_d_state": 8,
-                "tie_word_embeddings": True
-            ,
+            "layer_types": ["mamba", "attention", "mamba", "mamba", "attention"],
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 32,
+            "mamba_n_heads": 16,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 8,
+            "tie_word_embeddings": True,
         },
         198464,
     ),
@@ -695,14 +665,12 @@ CASES = [
         "falcon_h1",
         {
             **SMALL,
-
-                "mamba_d_ssm": 96,
-                "mamba_n_heads": 12,
-                "mamba_d_head": 8,
-                "mamba_n_groups": 1,
-                "mamba_d_state": 8,
-                "head_dim": 8
-            ,
+            "mamba_d_ssm": 96,
+            "mamba_n_heads": 12,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 8,
+            "head_dim": 8,
         },
         437604,
     ),
@@ -710,14 +678,12 @@ CASES = [
         "falcon_h1",
         {
             **SMALL,
-
-                "mamba_d_ssm": 96,
-                "mamba_n_heads": 12,
-                "mamba_d_head": 8,
-                "mamba_rms_norm": True,
-                "mamba_d_state": 8,
-                "projectors_bias": True
-            ,
+            "mamba_d_ssm": 96,
+            "mamba_n_heads": 12,
+            "mamba_d_head": 8,
+            "mamba_rms_norm": True,
+            "mamba_d_state": 8,
+            "projectors_bias": True,
         },
         438404,
     ),
@@ -770,17 +736,15 @@ CASES = [
         "qwen3_next",
         {
             **SMALL,
-
-                "head_dim": 16,
-                "linear_key_head_dim": 4,
-                "linear_value_head_dim": 6,
-                "linear_num_key_heads": 2,
-                "linear_num_value_heads": 4,
-                "num_experts": 4,
-                "num_experts_per_tok": 2,
-                "moe_intermediate_size": 20,
-                "shared_expert_intermediate_size": 24
-            ,
+            "head_dim": 16,
+            "linear_key_head_dim": 4,
+            "linear_value_head_dim": 6,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20,
+            "shared_expert_intermediate_size": 24,
         },
         284120,
     ),
@@ -788,13 +752,11 @@ CASES = [
         "qwen3_5_text",
         {
             **SMALL,
-
-                "head_dim": 16,
-                "linear_key_head_dim": 4,
-                "linear_value_head_dim": 6,
-                "linear_num_key_heads": 2,
-                "linear_num_value_heads": 4
-            ,
+            "head_dim": 16,
+            "linear_key_head_dim": 4,
+            "linear_value_head_dim": 6,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
         },
         336280,
     ),
@@ -825,12 +787,10 @@ CASES = [
         "lfm2",
         {
             **SMALL,
-
-                "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
-                "conv_L_cache": 4,
-                "conv_bias": True,
-                "block_auto_adjust_ff_dim": False
-            ,
+            "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
+            "conv_L_cache": 4,
+            "conv_bias": True,
+            "block_auto_adjust_ff_dim": False,
         },
         289696,
     ),
@@ -838,13 +798,11 @@ CASES = [
         "lfm2_moe",
         {
             **SMALL,
-
-                "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
-                "num_experts": 4,
-                "num_experts_per_tok": 2,
-                "moe_intermediate_size": 20,
-                "num_dense_layers": 1
-            ,
+            "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20,
+            "num_dense_layers": 1,
         },
         228128,
     ),
@@ -891,15 +849,13 @@ CASES = [
         "bamba",
         {
             **SMALL,
-
-                "attn_layer_indices": [1, 3],
-                "mamba_n_heads": 16,
-                "mamba_d_head": "auto",
-                "mamba_n_groups": 2,
-                "mamba_d_state": 8,
-                "mamba_proj_bias": True,
-                "mlp_bias": True
-            ,
+            "attn_layer_indices": [1, 3],
+            "mamba_n_heads": 16,
+            "mamba_d_head": "auto",
+            "mamba_n_groups": 2,
+            "mamba_d_state": 8,
+            "mamba_proj_bias": True,
+            "mlp_bias": True,
         },
         391680,
     ),
@@ -1056,9 +1012,10 @@ def test_windows_follow_the_layers():
     gemma = read("gemma3_text", num_hidden_layers=12, sliding_window=64, head_dim=8)
     qwen = read("qwen2", use_sliding_window=True, sliding_window=64, max_window_layers=2)
 
-    assert {
-        (op.kind, op.window): block.repeat for block, op in attentions(gemma)
-    } == {("window", 64): 10, ("full", 0): 2}
+    assert {(op.kind, op.window): block.repeat for block, op in attentions(gemma)} == {
+        ("window", 64): 10,
+        ("full", 0): 2,
+    }
     assert {(op.kind, op.window): block.repeat for block, op in attentions(qwen)} == {("full", 0): 2, ("window", 64): 3}
     assert {"full"} == {op.kind for _, op in attentions(read("qwen2", sliding_window=64, use_sliding_window=False))}
 

@@ -40,11 +40,19 @@ def read_model(name: str) -> Architecture:
         from bytebound.models.config import read_config  # noqa: PLC0415
 
         return read_config(Path(name))
-    if "\0" not in name and Path(name).is_dir():
+    if is_folder(name):
         return read_folder(Path(name))
     from bytebound.models.catalogue import find_model  # noqa: PLC0415
 
     return find_model(name)
+
+
+def is_folder(name: str) -> bool:
+    """Tell whether ``name`` is the path of a folder; what cannot be a path is none."""
+    try:
+        return Path(name).is_dir() and bool(name)
+    except (OSError, ValueError):
+        return False
 
 
 def read_folder(folder: Path) -> Architecture:

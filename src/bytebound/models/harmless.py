@@ -71,6 +71,11 @@ video_token_index audio_token_id audio_token_index verbose warnings_issued head_
 attention_sink_size context_window_size tensor_parallel_shards max_batch_size mask_value save_pretrained
 activation_situ_beta activation_situ_linear_beta z_loss_weight norm_type_eps kv_cache_scheme
 factor_type attention_backend ffn_activation
+layer_switch order_of_interleaved_layers use_embedding_sharing use_gated_activation use_parallel_block
+use_parallel_embedding _from_model_config input_jitter_noise pre_allocate_kv_cache pad_key_length inference_runner
+enable_expert_tensor_parallelism enable_expert_parallelism compression_ratio moe_capacity moe_norm_min org_vocab_size
+pool_type dense_list cla_share_factor use_cla sparse_config tie_word_embeddings num_media_embeds per_layer_config
+moe_min_capacity layerdrop_type normalization_function attn_logits_dtype scale_embedding sparse_pred_ignore_index
 """
 
 _PATTERNS = r"""
@@ -84,6 +89,7 @@ _PATTERNS = r"""
 .*_freq(_base|_factor)?
 mrope.*
 yarn.*
+.*capacity_factor
 summary_.*
 use_fp8.*
 .*_softcap(ping)?
@@ -96,3 +102,6 @@ use_fp8.*
 
 HARMLESS = re.compile("|".join([*(re.escape(name) for name in _NAMES.split()), *_PATTERNS.split()]))
 """Keys reviewed: they change values, sampling, training or kernels, and no shape."""
+
+UNUSED_IN_VISION = frozenset({"vocab_size", "max_position_embeddings", "tie_word_embeddings"})
+"""Keys that image encoders inherit from a text config's class and never use."""

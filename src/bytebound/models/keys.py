@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from bytebound.errors import DocumentError, nearest
-from bytebound.models.harmless import HARMLESS, SHAPE_WORDS
+from bytebound.models.harmless import HARMLESS, SHAPE_WORDS, UNUSED_IN_VISION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -281,6 +281,8 @@ def finish(keys: Keys) -> tuple[str, ...]:
     for holder, key in keys.unread():
         value = holder.values[key]
         if value is None or value is False or value in (0, "", [], {}) or HARMLESS.fullmatch(key):
+            continue
+        if holder.path.endswith("vision_config") and key in UNUSED_IN_VISION:
             continue
         if SHAPE_WORDS.search(key.lower()):
             near = nearest(key, holder.seen)

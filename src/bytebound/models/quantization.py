@@ -53,23 +53,37 @@ class Scheme:
         return not matches(name, self.ignore, self.place)
 
 
-def checkpoint_dtype(keys: Keys) -> str:
-    """Return the format of everything a checkpoint does not quantize, bf16 where the config does not say.
-
-    Raises:
-        UnknownNameError: a dtype that is not known.
-    """
+def written_dtype(keys: Keys) -> tuple[Keys, str, str] | None:
+    """Return where a config names its dtype, and the name; None where it does not."""
     inner = [
         keys.maybe_child(name) for name in ("text_config", "llm_config") if isinstance(keys.values.get(name), dict)
     ]
     for holder in filter(None, [keys, *inner]):
         for key in ("torch_dtype", "dtype"):
             named = holder.word(key, "").removeprefix("torch.")
-            if named and named not in DTYPES:
-                raise UnknownNameError("torch_dtype", named, DTYPES, place=holder.place(key))
             if named:
-                return DTYPES[named]
-    return "bf16"
+                return holder, key, named
+    return None
+
+
+def says_dtype(keys: Keys) -> bool:
+    """Tell whether a config names the dtype of its checkpoint."""
+    return written_dtype(keys) is not None
+
+
+def checkpoint_dtype(keys: Keys) -> str:
+    """Return the format of everything a checkpoint does not quantize, bf16 where the config does not say.
+
+    Raises:
+        UnknownNameError: a dtype that is not known.
+    """
+    found = written_dtype(keys)
+    if found is None:
+        return "bf16"
+    holder, key, named = found
+    if named not in DTYPES:
+        raise UnknownNameError("torch_dtype", named, DTYPES, place=holder.place(key))
+    return DTYPES[named]
 
 
 def quantize(towers: Iterable[Tower], keys: Keys, *, dtype: str) -> list[Tower]:

@@ -124,6 +124,21 @@ def attend(shape: Shape, ratio: int) -> Ops:
     )
 
 
+def named_ratios(keys: Keys) -> tuple[int, ...]:
+    """Return the compression ratios of a config that the library has written again: a kind per layer, a rate per kind."""
+    rates = keys.maybe_child("compress_rates")
+    names = {"sliding_attention": 0, "compressed_sparse_attention": INDEXED, "heavily_compressed_attention": 128}
+    if rates is not None:
+        names |= {name: rates.int(name) for name in names if rates.has(name)}
+    listed = keys.words("layer_types") or ()
+    for name in listed:
+        if name not in names:
+            raise keys.error(
+                "layer_types", f"{name!r} is not a kind of layer this family has", f"use {', '.join(names)}"
+            )
+    return tuple(names[name] for name in listed)
+
+
 def deepseek4(keys: Keys) -> list[Tower]:
     """Build DeepSeek-V4; ``compress_ratios`` says how each layer compresses (0: window only)."""
     shape = Shape(
@@ -141,7 +156,7 @@ def deepseek4(keys: Keys) -> list[Tower]:
         copies=keys.int("hc_mult", 4, most=64),
     )
     depth = read_depth(keys)
-    listed = keys.ints("compress_ratios", most=2**20) or ()
+    listed = keys.ints("compress_ratios", most=2**20) or named_ratios(keys)
     ratios = per_layer(keys, "compress_ratios", listed, depth)
     if shape.dim <= shape.rope or (shape.heads * shape.dim) % shape.o_groups:
         raise keys.error("head_dim", "the heads do not split into their parts", "correct head_dim or o_groups")

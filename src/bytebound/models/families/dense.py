@@ -285,4 +285,6 @@ RECIPES = {
 }
 """Families that are a table row; a family that needs code has a function instead."""
 
+RECIPES["stablelm_epoch"] = RECIPES["stablelm"]
+
 FAMILIES: dict[str, Builder] = {name: partial(dense, recipe=recipe) for name, recipe in RECIPES.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bytebound.documents.architecture import Norm
+from bytebound.documents.architecture import Norm, Parameter, Recurrence
 from bytebound.models.families.dense import LLAMA, Recipe, read_dense_heads
 from bytebound.models.families.experts import (
     draft_tower,
@@ -20,12 +20,14 @@ from bytebound.models.families.pieces import (
     DEEPEST_STACK,
     Experts,
     attention,
+    column,
     gated_mlp,
     layers,
     moe,
     plain_mlp,
     read_context,
     read_experts,
+    row,
     whole,
 )
 from bytebound.models.families.recurrent import Mamba, Mamba2, mamba, mamba2
@@ -121,7 +123,8 @@ def jamba(keys: Keys) -> list[Tower]:
     period, offset = keys.int("attn_layer_period", 8, most=DEEPEST_STACK), keys.int("attn_layer_offset", 4, least=0)
     every, start = keys.int("expert_layer_period", 2, most=DEEPEST_STACK), keys.int("expert_layer_offset", 1, least=0)
     kinds = layer_kinds(keys, depth, attending=[i for i in range(depth) if i % period == offset])
-    shape = read_mamba(keys, hidden, prefix="mamba_", norms=True)
+    normed = keys.flag("mamba_inner_layernorms", default=True)
+    shape = read_mamba(keys, hidden, prefix="mamba_", norms=normed)
     width, count = keys.int("intermediate_size"), expert_count(keys, "num_experts")
     geometry = Experts(hidden, width, count, expert_active(keys, 2), prefix="feed_forward", gate="router")
     experts, mlp = moe(read_experts(keys, geometry)), gated_mlp(hidden, width, prefix="feed_forward")
@@ -290,7 +293,45 @@ def nemotron_experts(keys: Keys, hidden: int, *, bias: bool) -> Ops:
     return tuple(ops)
 
 
+def rwkv(keys: Keys) -> list[Tower]:
+    """RWKV-4: time mixing with a decaying sum per channel, channel mixing with a squared activation (arXiv 2305.13048)."""
+    hidden, depth = keys.int("hidden_size"), read_depth(keys)
+    inner = keys.int("attention_hidden_size", hidden)
+    width = keys.int("intermediate_size", 4 * hidden)
+    time = tuple(Parameter(f"attention.time_{name}", (inner,), role="mixer") for name in ("decay", "first"))
+    mixes = tuple(
+        Parameter(f"attention.time_mix_{name}", (hidden,), role="mixer") for name in ("key", "value", "receptance")
+    )
+    # Numerator, denominator and running maximum in fp32, and the last token of both mixings: 5 values a channel.
+    state = Recurrence("attention.wkv", state_elements=3 * inner, conv_elements=2 * hidden, flop_per_token=12.0 * inner)
+    ops: Ops = (
+        Norm("ln1", hidden, 2),
+        *time,
+        *mixes,
+        *(column(f"attention.{name}", hidden, inner, "mixer") for name in ("key", "value", "receptance")),
+        state,
+        row("attention.output", inner, hidden, "mixer"),
+        Norm("ln2", hidden, 2),
+        *(Parameter(f"feed_forward.time_mix_{name}", (hidden,), role="mixer") for name in ("key", "receptance")),
+        column("feed_forward.key", hidden, width, "mlp"),
+        column("feed_forward.receptance", hidden, hidden, "mlp"),
+        row("feed_forward.value", width, hidden, "mlp"),
+    )
+    frame = Frame(
+        keys.int("vocab_size"),
+        keys.tied(default=False),
+        embed="rwkv.embeddings",
+        norm="rwkv.ln_out",
+        norm_vectors=2,
+        head="head",
+        extra=(Norm("rwkv.blocks.0.pre_ln", hidden, 2),),
+    )
+    blocks = layers([ops] * depth, prefix="rwkv.blocks")
+    return [text_tower(frame, blocks, hidden=hidden, context=read_context(keys, "context_length"))]
+
+
 FAMILIES: dict[str, Builder] = {
+    "rwkv": rwkv,
     "mamba": state_space,
     "falcon_mamba": state_space,
     "mamba2": state_space2,

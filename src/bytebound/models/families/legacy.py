@@ -66,6 +66,7 @@ def gpt2(keys: Keys, *, kv_heads: int = 0) -> list[Tower]:
 
 def gpt_bigcode(keys: Keys) -> list[Tower]:
     """SantaCoder and StarCoder: GPT-2 with one key-value head."""
+    keys.skip("num_key_value_heads")
     return gpt2(keys, kv_heads=1 if keys.flag("multi_query", default=True) else 0)
 
 
@@ -213,7 +214,8 @@ def bloom(keys: Keys) -> list[Tower]:
 def falcon(keys: Keys) -> list[Tower]:
     """Falcon: one key-value head (7B), grouped ones with two norms (40B, 180B), or all heads (RW)."""
     hidden, count = read_size(keys)
-    new = keys.flag("new_decoder_architecture", default=False)
+    # The 40B model was first published under another name, whose code knew its layout without a key.
+    new = keys.flag("new_decoder_architecture", default=keys.values.get("model_type") == "RefinedWeb")
     multi = keys.flag("multi_query", default=True)
     groups = keys.maybe_int("num_kv_heads", also=("n_head_kv",), most=65536) or count
     bias = keys.flag("bias", default=False)

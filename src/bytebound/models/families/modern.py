@@ -17,7 +17,7 @@ from bytebound.models.families.experts import (
     sparse_decoder,
     sparse_layers,
 )
-from bytebound.models.families.frame import Frame, read_depth, read_frame, span, text_tower
+from bytebound.models.families.frame import Frame, read_depth, read_frame, read_layer_types, span, text_tower
 from bytebound.models.families.pieces import (
     DEEPEST_STACK,
     Experts,
@@ -100,6 +100,14 @@ def minimax_m3(keys: Keys) -> list[Tower]:
         dim = config.int("sparse_index_dim")
         top = config.int("sparse_topk_blocks") * config.int("sparse_block_size")
         config.skip("sparse_disable_index_value", "sparse_init_block", "sparse_local_block", "sparse_score_type")
+    elif keys.has("index_n_heads"):
+        named = keys.words("layer_types")
+        found = per_layer(keys, "layer_types", named or ("full_attention",) * depth, depth)
+        chosen = ["sparse" in name for name in found]
+        index, dim = keys.int("index_n_heads", most=65536), keys.int("index_head_dim")
+        top = keys.int("index_topk_blocks") * keys.int("index_block_size")
+        keys.skip("index_local_blocks")
+    if dim:
         indexed = (
             whole("self_attn.indexer.q_proj", heads.hidden, index * dim, "attention"),
             whole("self_attn.indexer.k_proj", heads.hidden, dim, "attention"),
@@ -154,7 +162,8 @@ def mimo_v2(keys: Keys) -> list[Tower]:
         v_dim=keys.int("swa_v_head_dim", full.v_dim),
     )
     window = keys.int("sliding_window", also=("sliding_window_size", "attention_chunk_size"))
-    flags = keys.ints("hybrid_layer_pattern", most=1) or ()
+    named = read_layer_types(keys, depth)
+    flags = keys.ints("hybrid_layer_pattern", most=1) or tuple(int(name == "sliding_attention") for name in named or ())
     slides = [bool(flag) for flag in per_layer(keys, "hybrid_layer_pattern", flags, depth)]
     sparse = sparse_layers(keys, depth)
     experts, mlp = shared_moe(keys, full.hidden)

@@ -238,7 +238,9 @@ def gpt_oss(keys: Keys) -> list[Tower]:
 FAMILIES: dict[str, Builder] = {
     "mixtral": mixtral,
     "phimoe": phimoe,
-    "qwen2_moe": partial(qwen_moe, recipe=QWEN2, shared=True),
+    "qwen2_moe": partial(
+        qwen_moe, recipe=replace(QWEN2, qkv_bias="qkv_bias", bias_defaults=(True, False, False)), shared=True
+    ),
     "qwen3_moe": partial(qwen_moe, recipe=QWEN3, shared=False),
     "qwen3_vl_moe_text": partial(qwen_moe, recipe=QWEN3, shared=False),
     "olmoe": partial(olmoe, recipe=Recipe(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="all")),

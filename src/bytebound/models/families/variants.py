@@ -45,7 +45,9 @@ def dbrx(keys: Keys) -> list[Tower]:
     inner, ffn = keys.child("attn_config"), keys.child("ffn_config")
     groups = inner.int("kv_n_heads", 1, most=65536)
     inner.skip("clip_qkv")
+    keys.skip("num_key_value_heads")
     heads = Heads(hidden, count, groups, hidden // count, hidden // count)
+    ffn.skip("hidden_size")
     ffn.skip(
         "ffn_act_fn", "moe_loss_weight", "moe_jitter_eps", "moe_normalize_expert_weights", "uniform_expert_assignment"
     )
