@@ -12,7 +12,7 @@ from bytebound.documents.architecture import Architecture, Block, Tower
 from bytebound.errors import DocumentError
 from bytebound.models.families import build, family
 from bytebound.models.keys import Keys, finish, short
-from bytebound.models.quantization import checkpoint_dtype, quantize, says_dtype
+from bytebound.models.quantization import checkpoint_dtype, quantize, written_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,7 +66,7 @@ def build_with_keys(values: Mapping[str, Any], *, file: str, name: str, text: st
     towers = build(keys)
     towers = quantize(towers, keys, dtype=dtype)
     notes = finish(keys)
-    if not says_dtype(keys):
+    if written_dtype(keys) is None:
         notes = (*notes, "torch_dtype is not written: bf16 is assumed")
     grouped = tuple(group(tower) for tower in towers)
     return Architecture(name=name, family=named, towers=grouped, source=file, dtype=dtype, notes=notes), keys

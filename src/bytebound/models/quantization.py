@@ -66,11 +66,6 @@ def written_dtype(keys: Keys) -> tuple[Keys, str, str] | None:
     return None
 
 
-def says_dtype(keys: Keys) -> bool:
-    """Tell whether a config names the dtype of its checkpoint."""
-    return written_dtype(keys) is not None
-
-
 def checkpoint_dtype(keys: Keys) -> str:
     """Return the format of everything a checkpoint does not quantize, bf16 where the config does not say.
 
