@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bytebound.audit import run as audit
+    from bytebound.audit import audit_fleet
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.audit import Audit
     from bytebound.documents.device import Device, Machine
@@ -37,7 +37,7 @@ _HOMES = {
     "Machine": "bytebound.documents.device",
     "Serve": "bytebound.documents.work",
     "Train": "bytebound.documents.work",
-    "audit": "bytebound.audit",
+    "audit_fleet": "bytebound.audit",
     "diagnose": "bytebound.predict",
     "estimate": "bytebound.predict",
     "find_device": "bytebound.facts.devices",
@@ -60,7 +60,7 @@ __all__ = [
     "Machine",
     "Serve",
     "Train",
-    "audit",
+    "audit_fleet",
     "diagnose",
     "estimate",
     "find_device",
@@ -76,9 +76,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that ``import bytebound`` stays light."""
-    if name == "audit":
-        module = import_module("bytebound.audit")
-        return module.run
     home = _HOMES.get(name)
     if home is None:
         message = f"module 'bytebound' has no attribute {name!r}"

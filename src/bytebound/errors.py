@@ -107,7 +107,9 @@ def nearest(given: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]
     names = sorted(set(known))
     low = given.lower()
     inside = [name for name in names if low and low in name.lower()]
-    inside.sort(key=lambda name: (name.lower().find(low) != 0, -difflib.SequenceMatcher(None, low, name.lower()).ratio()))
+    inside.sort(
+        key=lambda name: (name.lower().find(low) != 0, -difflib.SequenceMatcher(None, low, name.lower()).ratio())
+    )
     folded = {name.lower(): name for name in names}
     close = [folded[name] for name in difflib.get_close_matches(low, folded, n=count, cutoff=0.5)]
     return tuple(dict.fromkeys(inside + close))[:count]

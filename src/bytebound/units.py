@@ -51,7 +51,9 @@ UNITS: dict[str, dict[str, float]] = {
 """Dimension -> spelling -> factor to the SI value used inside."""
 
 _AMBIGUOUS = {"K", "M", "G", "T", "P", "k", "Ki", "Mi", "Gi", "Ti"}
-_NUMBER = re.compile(r"\s*\$?\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?))\s*(.*?)\s*", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"\s*\$?\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?))\s*(.*?)\s*", re.IGNORECASE
+)
 
 
 def parse(text: str | float, dimension: str, *, place: str = "") -> float:
@@ -77,7 +79,9 @@ def parse(text: str | float, dimension: str, *, place: str = "") -> float:
         return _finite(float(text), str(text), place)
     match = _NUMBER.fullmatch(str(text))
     if match is None:
-        raise QuantityError(f"cannot read {text!r} as {dimension}", place=place, mend=f"write it as {_example(dimension)}")
+        raise QuantityError(
+            f"cannot read {text!r} as {dimension}", place=place, mend=f"write it as {_example(dimension)}"
+        )
     value = _finite(float(match[1].replace("_", "").replace(",", "")), str(text), place)
     unit = match[2].replace(" ", "")
     if "$" in str(text) and not unit.startswith("$"):

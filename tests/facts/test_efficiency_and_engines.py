@@ -81,19 +81,6 @@ def test_an_unknown_operator():
         efficiency("nvidia-hopper").of("gem", "compute_share")
 
 
-def test_the_memory_a_real_engine_kept_back():
-    # vLLM 0.19, RTX 4090, Llama-3.1-8B: 41,408 KV tokens of 131,072 bytes in 0.9 of 25.25 GB
-    engine = find_engine("vllm")
-    weights_bytes = 8_030_261_248 * 2
-    left = engine.memory_share * 25.25e9 - weights_bytes - engine.reserve_bytes
-
-    assert left / 131_072 == pytest.approx(41_408, rel=0.01)
-    assert engine.block_tokens == 16
-    # Qwen3-4B on an L4: 83,488 tokens of 147,456 bytes
-    left = engine.memory_share * devices()["l4"].memory_bytes - 4_022_468_096 * 2 - engine.reserve_bytes
-    assert left / 147_456 == pytest.approx(83_488, rel=0.03)
-
-
 def test_engines():
     assert list(engines()) == ["vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers", "mlx"]
     assert find_engine("TRTLLM").name == "tensorrt-llm"

@@ -18,7 +18,7 @@ from bytebound.audit.starve import bands, first_starvation, headroom
 from bytebound.audit.surface import Axes, error_sigma, surface, today
 from bytebound.documents.audit import Audit, Headroom, PoolAudit, WorkloadAudit
 from bytebound.documents.device import Figure, Machine
-from bytebound.documents.fleet import Fleet, Lengths, Pool, Workload, read_fleet
+from bytebound.documents.fleet import Fleet, Lengths, Pool, Workload, place_in, read_fleet
 from bytebound.documents.work import Serve, Train
 from bytebound.errors import ByteboundError, DocumentError, QuantityError
 from bytebound.facts.devices import devices
@@ -60,8 +60,8 @@ class Studied:
     use: Array
 
 
-def run(
-    path: str | Path,
+def audit_fleet(
+    fleet: Fleet | str | Path,
     *,
     months: int | None = None,
     draws: int = 10_000,
@@ -69,11 +69,11 @@ def run(
     memory_price: float = 1.0,
     slip_months: float = 0.0,
 ) -> Audit:
-    """Return the audit of the fleet file at ``path``.
+    """Return the audit of a fleet: which workload starves first, on what, when, and the cheapest fix.
 
     Args:
-        path: the fleet file (TOML).
-        months: horizon, else the file's own.
+        fleet: a Fleet, or the path of a fleet file (TOML).
+        months: horizon, else the fleet's own.
         draws: samples of growth, slip and model error.
         seed: of the random streams; the same seed gives the same audit.
         memory_price: factor on memory prices (scenario), such as 1.5 or 2.
@@ -82,29 +82,8 @@ def run(
     Raises:
         DocumentError, UnknownNameError, QuantityError: the file or an argument is wrong; names its place.
     """
-    fleet = read_fleet(Path(path))
-    return run_fleet(
-        fleet,
-        months=months,
-        draws=draws,
-        seed=seed,
-        memory_price=memory_price,
-        slip_months=slip_months,
-        place=str(path),
-    )
-
-
-def run_fleet(
-    fleet: Fleet,
-    *,
-    months: int | None = None,
-    draws: int = 10_000,
-    seed: int = 0,
-    memory_price: float = 1.0,
-    slip_months: float = 0.0,
-    place: str = "fleet",
-) -> Audit:
-    """Return the audit of a fleet that was read or built. See ``run``."""
+    place = "fleet" if isinstance(fleet, Fleet) else str(fleet)
+    fleet = fleet if isinstance(fleet, Fleet) else read_fleet(Path(fleet))
     began = time.perf_counter()
     horizon = fleet.months if months is None else months
     _check(horizon, draws, seed, memory_price, slip_months)
@@ -186,7 +165,8 @@ def _machine(pool: Pool, index: int, place: str) -> Machine:
     try:
         found = find_machine(pool.device)
     except ByteboundError as error:
-        raise error.at(f"{place}: pool[{index}].device") from None
+        error.place = ""
+        raise error.at(place_in(Path(place), ["pool", index, "device"])) from None
     price = found.usd_per_device_hour
     if pool.price is not None:
         price = (
@@ -235,7 +215,8 @@ def _study(
         axes = Axes(*(_axis(getattr(sampled, name), GRID[name]) for name in ("context", "model", "error")))
         found = surface(case, axes)
     except ByteboundError as error:
-        raise error.at(f"{place}: workload[{index}] {w.name!r}") from None
+        key = {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name")
+        raise error.at(f"{place_in(Path(place), ['workload', index, key])} ({w.name})") from None
     need, limit, use = need_devices(found, sampled, base)
     return Studied(w, case, axes, sampled, found, base, need, limit, use)
 

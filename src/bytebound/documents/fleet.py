@@ -289,6 +289,13 @@ def parse_fleet(text: str, *, place: str = "fleet") -> Fleet:
         raise DocumentError(_sentences(error, text, place), mend="see docs/fleet.md") from None
 
 
+def place_in(path: Path, parts: list[Any]) -> str:
+    """Return ``file:line: key`` of the key that ``parts`` names (``["pool", 0, "device"]``), for errors found later."""
+    if not path.is_file():
+        return f"{path}: {_dotted(parts)}"
+    return f"{path}:{_line_of(path.read_text(encoding='utf-8'), parts)}: {_dotted(parts)}"
+
+
 def _sentences(error: ValidationError, text: str, place: str) -> str:
     found = []
     for item in error.errors(include_url=False):

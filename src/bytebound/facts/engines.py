@@ -23,10 +23,10 @@ class Engine:
     Args:
         name, version: which engine, and the versions the values are of.
         memory_share: share of device memory the engine may use by default.
-        reserve_bytes: what it uses beside weights and KV cache: context, graphs, activation peak of its profiling
-            pass [B].
+        reserve_bytes: what it uses beside weights, KV cache and activations: context, graphs, allocator slack [B].
         block_tokens: tokens per page of the KV cache.
         max_batched_tokens: most prompt tokens in one step by default.
+        profiled_sequences: sequences the start-up profiling pass assumes; its activation peak is kept free for ever (0: none).
         host_s_per_step: host time per step that the device waits for [s].
         host_s_per_request: host time per request: tokenising, queueing, first scheduling [s].
         how: how the reserve and the host times are known; ``source`` tells them apart.
@@ -38,6 +38,7 @@ class Engine:
     reserve_bytes: float
     block_tokens: int
     max_batched_tokens: int
+    profiled_sequences: int
     host_s_per_step: float
     host_s_per_request: float
     status: str
@@ -99,6 +100,7 @@ def _engine(row: Mapping[str, str]) -> Engine:
         reserve_bytes=float(row["reserve_bytes"]),
         block_tokens=int(row["block_tokens"]),
         max_batched_tokens=int(row["max_batched_tokens"]),
+        profiled_sequences=int(row["profiled_sequences"]),
         host_s_per_step=float(row["host_s_per_step"]),
         host_s_per_request=float(row["host_s_per_request"]),
         status=row["status"],

@@ -72,6 +72,7 @@ class Request:
     activation_bytes: float
     eager: bool
     disaggregated: Array
+    profiled: float
 
     @property
     def microbatch(self) -> Array:
@@ -89,8 +90,11 @@ class Request:
         return self.scale**KV_GROWTH_EXPONENT
 
 
-def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float) -> Request:
-    """Return ``work`` as arrays, with precision resolved against the checkpoint and chunk against the engine."""
+def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float, profiled: float = 0.0) -> Request:
+    """Return ``work`` as arrays, with precision resolved against the checkpoint and chunk against the engine.
+
+    ``profiled`` is how many sequences the engine's start-up profiling pass assumes (0: it has none).
+    """
 
     def flat(value: Any) -> Array:
         return np.atleast_1d(
@@ -110,7 +114,7 @@ def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float) -> 
         weight_bits=weight_bits(table.products, weights), table_bits=table_bits(table.streams, weights),
         math=math_codes(table.products, weights, work.activations),
         activation_bytes=float(bits_of(work.activations)) / 8, eager=work.attention == "eager",
-        disaggregated=flat(work.disaggregated),
+        disaggregated=flat(work.disaggregated), profiled=profiled,
     )  # fmt: skip
 
 
@@ -491,16 +495,17 @@ def activation_peak_bytes(table: OpTable, r: Request) -> Array:
     """Return the largest set of activations alive at once in one step, (requests,).
 
     The widest product of a step, its input, its output and the residual stream are alive together; eager attention
-    adds one layer's scores; logits of the sampled positions are kept in fp32. An estimate with an interval, not a bound.
+    adds one layer's scores; logits of the sampled positions are kept in fp32. Engines that profile at start keep the peak of a
+    full chunk and their largest batch free for ever. An estimate with an interval, not a bound.
     """
     p, s = table.products, table.scores
     encoder_only = table.kind != "decoder"
     per_request = np.maximum(table.main_tokens, 1.0) if table.kind == "denoiser" else r.prompt
-    step_tokens = (
-        r.batch * per_request
-        if encoder_only
-        else np.minimum(np.maximum(r.prompt, r.batch), np.maximum(r.chunk, r.batch))
-    )
+    if encoder_only:
+        step_tokens = r.batch * per_request
+    else:
+        asked = r.chunk if r.profiled else np.minimum(np.maximum(r.prompt, r.batch), r.chunk)
+        step_tokens = np.maximum(asked, r.batch)
     inner = np.array([role not in {"head", "embedding", "expert"} for role in p.roles])
     mains = inner & (p.stream == t.MAIN)
     share = shard_fraction(p.shard, p.units, r.tp)
@@ -516,5 +521,5 @@ def activation_peak_bytes(table: OpTable, r: Request) -> Array:
     heads = np.ceil(s.heads[:, None] / r.tp).max(axis=0, initial=0.0)
     scores = step_tokens * np.minimum(r.prompt, per_request) * heads * r.activation_bytes if r.eager else 0.0
     vocabulary = np.where(p.shard == t.VOCAB, p.outputs, 0.0).max(initial=0.0)
-    logits = r.batch * vocabulary * 4.0 / r.tp if not encoder_only else 0.0
+    logits = np.maximum(r.batch, r.profiled) * vocabulary * 4.0 / r.tp if not encoder_only else 0.0
     return np.asarray(alive + scores + logits)

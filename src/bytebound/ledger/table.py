@@ -128,17 +128,19 @@ class OpTable:
     draft_elements: float
 
 
-def compile_table(architecture: Architecture) -> OpTable:
-    """Return the operator tables of ``architecture`` (cached)."""
-    return _compile(architecture)
-
-
 @lru_cache(maxsize=256)
-def _compile(architecture: Architecture) -> OpTable:
+def compile_table(architecture: Architecture, *, fused: bool = True) -> OpTable:
+    """Return the operator tables of ``architecture`` (cached).
+
+    Args:
+        architecture: the model.
+        fused: products that read the same input are one row and read it once (q with k and v, gate with up), as every
+            engine runs them; False keeps each product apart, as papers that count operators do.
+    """
     main = architecture.main
     served = [tower for tower in architecture.towers if tower.kind != "draft"]
     rows = [(_stream(tower, main), block) for tower in served for block in tower.blocks]
-    products = _merge_products([row for stream, block in rows for row in _products(stream, block)])
+    products = _merge_products([row for stream, block in rows for row in _products(stream, block)], fused=fused)
     scores = [(stream, block, op) for stream, block in rows for op in block.operators if isinstance(op, Attention)]
     encoders = [tower for tower in served if tower is not main and tower.kind == "encoder"]
     crosses = any(op.kind == "cross" for block in main.blocks for op in block.operators if isinstance(op, Attention))
@@ -233,12 +235,12 @@ def _products(stream: int, block: Block) -> Iterator[_Product]:
             previous = None
 
 
-def _merge_products(rows: list[_Product]) -> Products:
+def _merge_products(rows: list[_Product], *, fused: bool) -> Products:
     """Merge neighbours that read the same input in the same way into one row (k with v, gate with up)."""
     merged: list[_Product] = []
     for row in rows:
         last = merged[-1] if merged else None
-        if last is not None and last.fuse_key == row.fuse_key and row.launches == 0.0:
+        if fused and last is not None and last.fuse_key == row.fuse_key and row.launches == 0.0:
             merged[-1] = _Product(
                 name=f"{last.name}+{row.name.rsplit('.', 1)[-1]}", role=row.role, stored=row.stored, stream=row.stream,
                 repeat=row.repeat, inputs=row.inputs, outputs=last.outputs + row.outputs,

@@ -158,12 +158,12 @@ def _join(shards: Sequence[GgufFile], place: str) -> GgufFile:
             message = f"the file says it is shard {said[0]} of {said[1]}, its name says {number} of {len(shards)}"
             raise DocumentError(message, place=shard.path, mend="put the shards of one model together")
         tensors += [replace(tensor, file=number) for tensor in shard.tensors]
+    _unique((tensor.name for tensor in tensors), place)
     wanted = shards[0].metadata.get("split.tensors.count", len(tensors))
     if wanted != len(tensors):
         raise DocumentError(
             f"the shards hold {len(tensors)} tensors and should hold {wanted}", place=place, mend="fetch them again"
         )
-    _unique((tensor.name for tensor in tensors), place)
     return replace(shards[0], tensors=tuple(tensors), files=tuple(shard.path for shard in shards))
 
 

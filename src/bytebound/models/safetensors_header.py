@@ -284,8 +284,9 @@ def _tensor(name: str, entry: Any, place: str) -> SafeTensor:
         raise DocumentError(f"{short(offsets)} is not a pair of offsets", place=where, mend=mend)
     bits = math.prod(shape) * DTYPES[dtype][1]
     if bits % 8 or bits >= 2**65 or offsets[1] - offsets[0] != bits // 8:
-        message = f"{dtype} {shape} needs {bits / 8:.0f} bytes and has {offsets[1] - offsets[0]}"
-        raise DocumentError(short(message) if len(message) > 200 else message, place=where, mend=mend)
+        size = f"{bits // 8} bytes" if bits < 2**65 else "more bytes than any file has"
+        message = f"{dtype} of shape {short(shape)} needs {size} and has {offsets[1] - offsets[0]}"
+        raise DocumentError(message, place=where, mend=mend)
     return SafeTensor(name, dtype, tuple(shape), offsets[0], offsets[1], place)
 
 

@@ -29,10 +29,17 @@ PIECE = 4096
 
 
 def run(
-    table: OpTable, work: Serve, ceilings: Ceilings, engine: Overheads, *, dtype: str, engine_chunk: float
+    table: OpTable,
+    work: Serve,
+    ceilings: Ceilings,
+    engine: Overheads,
+    *,
+    dtype: str,
+    engine_chunk: float,
+    profiled: float,
 ) -> Prediction:
     """Return the prediction of ``work`` as it stands (no pieces): used where rows are wanted."""
-    request = lay_out(table, work, dtype=dtype, engine_chunk=engine_chunk)
+    request = lay_out(table, work, dtype=dtype, engine_chunk=engine_chunk, profiled=profiled)
     return predict(
         table, request, ceilings, engine, acceptance=np.atleast_1d(np.asarray(work.acceptance, dtype=float)).ravel(),
         draft_cost=np.atleast_1d(np.asarray(work.draft_cost, dtype=float)).ravel(),
@@ -42,7 +49,14 @@ def run(
 
 
 def answer(
-    table: OpTable, work: Serve, ceilings: Ceilings, engine: Overheads, *, dtype: str, engine_chunk: float
+    table: OpTable,
+    work: Serve,
+    ceilings: Ceilings,
+    engine: Overheads,
+    *,
+    dtype: str,
+    engine_chunk: float,
+    profiled: float,
 ) -> dict[str, Array]:
     """Return every number of the estimate as arrays of shape (requests,), computed in pieces when there are many.
 
@@ -51,7 +65,7 @@ def answer(
     shape = work.shape
     count = int(np.prod(shape)) if shape else 1
     if count <= PIECE:
-        prediction = run(table, work, ceilings, engine, dtype=dtype, engine_chunk=engine_chunk)
+        prediction = run(table, work, ceilings, engine, dtype=dtype, engine_chunk=engine_chunk, profiled=profiled)
         return {name: np.broadcast_to(value, (count,)) for name, value in columns(prediction, ceilings).items()}
     flat = {
         f.name: np.broadcast_to(getattr(work, f.name), shape).ravel()
@@ -62,7 +76,7 @@ def answer(
     def piece(start: int) -> dict[str, Array]:
         cut: dict[str, Any] = {name: value[start : start + PIECE] for name, value in flat.items()}
         part = replace(work, **cut)
-        return answer(table, part, ceilings, engine, dtype=dtype, engine_chunk=engine_chunk)
+        return answer(table, part, ceilings, engine, dtype=dtype, engine_chunk=engine_chunk, profiled=profiled)
 
     starts = range(0, count, PIECE)
     workers = min(

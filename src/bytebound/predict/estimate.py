@@ -62,6 +62,7 @@ class Setting:
         return answer(
             self.table, work, ceilings or self.ceilings, self.overheads, dtype=self.architecture.dtype,
             engine_chunk=self.chunk,
+            profiled=self.engine.profiled_sequences,
         )  # fmt: skip
 
     def run(self, work: Serve) -> Prediction:
@@ -69,6 +70,7 @@ class Setting:
         return run(
             self.table, work, self.ceilings, self.overheads, dtype=self.architecture.dtype,
             engine_chunk=self.chunk,
+            profiled=self.engine.profiled_sequences,
         )  # fmt: skip
 
 

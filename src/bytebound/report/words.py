@@ -6,12 +6,13 @@ import math
 import unicodedata
 from typing import TYPE_CHECKING, Literal
 
-from bytebound.units import show_usd, significant
+from bytebound.units import show_rate, show_time, show_usd, significant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bytebound.documents.audit import Audit, Fix, Starves, WorkloadAudit
+    from bytebound.documents.estimate import Phase
     from bytebound.documents.values import Interval
 
 State = Literal["starves", "soon", "fine", "unknown"]
@@ -79,11 +80,29 @@ def month_name(month: str) -> str:
     return clean(month)
 
 
+def month_short(month: str) -> str:
+    """Return ``2027-06`` as ``Jun ’27``, for narrow columns.
+
+    Example:
+        >>> month_short("2027-06")
+        'Jun ’27'
+    """
+    name, _, year = month_name(month).partition(" ")
+    return f"{name} ’{year[2:]}" if year else name
+
+
 def month_at(months: Sequence[str], index: int | None, *, none: str = "later") -> str:
     """Return the name of month ``index``, ``now`` for the first, ``none`` where fewer draws than asked starve."""
     if index is None:
         return none
     return "now" if index == 0 else month_name(months[min(index, len(months) - 1)])
+
+
+def horizon_words(months: Sequence[str]) -> str:
+    """Return the horizon in words: how many months, from when to when."""
+    if not months:
+        return "no months"
+    return f"{len(months)} months, {month_name(months[0])} to {month_name(months[-1])}"
 
 
 def percent(value: float, *, signed: bool = False) -> str:
@@ -204,3 +223,27 @@ def cheapest(workload: WorkloadAudit) -> Fix | None:
 def resource_names(audit: Audit) -> tuple[str, ...]:
     """Return every resource some workload was checked against, in the order first met."""
     return tuple(dict.fromkeys(name for workload in audit.workloads for name in workload.by_resource))
+
+
+def ridge(phase: Phase) -> float:
+    """Return the FLOP per byte at which the phase's device turns compute-bound, as its own MFU and MBU imply it."""
+    reached = first(phase.mfu) * (first(phase.weight_bytes) + first(phase.kv_bytes))
+    return first(phase.flops) * first(phase.mbu) / reached if reached > 0 else math.nan
+
+
+METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "ttft_s": ("TTFT", show_time),
+    "tpot_s": ("TPOT", show_time),
+    "request_s": ("request", show_time),
+    "step_s": ("step", show_time),
+    "tokens_per_s": ("throughput", lambda value: show_rate(value, "tok/s")),
+    "mfu": ("MFU", percent),
+    "mbu": ("MBU", percent),
+}
+"""How to name and print the metrics a workload reports."""
+
+
+def metric(name: str, value: Interval) -> tuple[str, str]:
+    """Return the label and the printed interval of one metric; unknown ones print their name and three digits."""
+    label, show = METRICS.get(name, (clean(name), significant))
+    return label, interval(value, show)
