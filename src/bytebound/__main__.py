@@ -1,0 +1,5 @@
+"""``python -m bytebound``."""
+
+from bytebound.cli import main
+
+main()
