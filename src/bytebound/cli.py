@@ -469,7 +469,12 @@ def formats(*, json: Json = False) -> int:
     emit(
         unique,
         json=json,
-        text=lambda: table_text(("format", "bits per value", "multiplies in", "kind", "source"), rows, page=page()),
+        text=lambda: table_text(
+            title="weight and KV formats",
+            columns=(("format", "!"), ("bits per value", "r"), ("multiplies in", ""), ("kind", ""), ("source", "")),
+            rows=rows,
+            page=page(),
+        ),
     )
     return FINE
 
@@ -498,7 +503,18 @@ def engines(*, json: Json = False) -> int:
         found,
         json=json,
         text=lambda: table_text(
-            ("engine", "version", "usable", "reserve", "page tokens", "host per step", "known"), rows, page=page()
+            title="engines",
+            columns=(
+                ("engine", "!"),
+                ("version", ""),
+                ("usable", "r"),
+                ("reserve", "r"),
+                ("page tokens", "r"),
+                ("host per step", "r"),
+                ("known", ""),
+            ),
+            rows=rows,
+            page=page(),
         ),
     )
     return FINE
