@@ -399,7 +399,7 @@ def models(
     if query and (exact or len(found) <= 1):
         from bytebound.models import read_model  # noqa: PLC0415
 
-        architecture = read_model(exact[0] if exact else query)
+        architecture = read_model(exact[0] if exact else found[0] if found else query)
         emit(render.model_card(architecture), json=json, text=lambda: render.model_text(architecture, page()))
         return FINE
     records = [record(name) for name in found]
@@ -471,7 +471,7 @@ def formats(*, json: Json = False) -> int:
         json=json,
         text=lambda: table_text(
             title="weight and KV formats",
-            columns=(("format", "!"), ("bits per value", "r"), ("multiplies in", ""), ("kind", ""), ("source", "")),
+            columns=(("format", "!"), ("bits per value", "r"), ("multiplies in", ""), ("kind", ""), ("source", "w")),
             rows=rows,
             page=page(),
         ),

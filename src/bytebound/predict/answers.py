@@ -100,6 +100,7 @@ def columns(p: Prediction, ceilings: Ceilings) -> dict[str, Array]:
         "request_s": p.request_s * blank,
         "tokens_per_s": p.tokens_per_s * blank,
         "prefill_request_s": p.prefill_request_s * blank,
+        "decode_time_share": p.decode_time_share,
         "verdict": np.asarray(p.verdict, dtype=float),
         "weights_bytes": p.residence.weights,
         "kv_bytes": p.residence.kv,

@@ -141,7 +141,7 @@ def evidence_of(device: Device) -> Evidence:
         Provenance(
             "energy",
             "assumed",
-            "static 15 %, memory up to 60 %, matrix units up to 80 % of board power; matches Argonne LLM-Inference-Bench averages on A100 and H100",
+            "static 15 %, memory up to 50 %, matrix units up to 80 % of board power; 4 to 16 % under Argonne LLM-Inference-Bench averages on A100 and H100",
         )
     )
     if device.scaleout_bytes_per_s is None:

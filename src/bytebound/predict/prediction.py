@@ -86,6 +86,7 @@ class Prediction:
     request_s: Array
     tokens_per_s: Array
     prefill_request_s: Array
+    decode_time_share: Array
     spent: Array
     verdict: NDArray[np.int64]
 
@@ -141,16 +142,19 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
         request, tpot = ttft, np.full_like(ttft, np.nan)
         tokens_per_s = r.dp * r.pp * r.batch * r.prompt / ttft
         spent = prefill.spent
+        decode_time = np.zeros((1,))
     elif table.kind == "denoiser":
         request = ttft + denoise_steps * decode.total
         tpot, tokens_per_s, ttft = decode.total, r.dp * r.pp * r.batch / request, request
         spent = prefill.spent + denoise_steps * decode.spent
+        decode_time = denoise_steps * decode.total / request
     else:
         stalls = (r.batch - 1) / r.output if continuous else np.zeros((1,))
         tpot = per_token + np.where(r.disaggregated > 0, 0.0, stalls * prefill_request)
         request = ttft + np.maximum(r.output - 1, 0) * tpot
         cycle = r.output * per_token + r.batch * prefill_request
         tokens_per_s = r.dp * r.batch * r.output / cycle
+        decode_time = r.output * per_token / cycle
         spent = prefill.spent * (r.batch * prefill_request / prefill.total) + decode.spent * (
             r.output * per_token / decode.total
         )
@@ -160,7 +164,8 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
     ttft, tpot, request, tokens_per_s = (np.broadcast_to(x, shape) for x in (ttft, tpot, request, tokens_per_s))
     return Prediction(
         decode, prefill, decode_ledger, prefill_ledger, residence, ttft, tpot, request, tokens_per_s,
-        np.broadcast_to(prefill_request, shape), spent, np.broadcast_to(verdict, shape),
+        np.broadcast_to(prefill_request, shape),
+        np.broadcast_to(decode_time, shape), spent, np.broadcast_to(verdict, shape),
     )  # fmt: skip
 
 

@@ -47,32 +47,33 @@ def explain_text(estimate: Estimate, page: Page) -> str:
     """Return an estimate operator by operator, then every source."""
     parts = [draw([*_head(estimate), *_verdict(estimate)], page)]
     for name, phase in (("decode step", estimate.decode), ("prefill", estimate.prefill)):
-        rows = [
-            (
-                o.name, f"{first(o.repeat):.0f}", significant(first(o.flops) / 1e9) + " G", show_bytes(first(o.weight_bytes)),
-                show_bytes(first(o.kv_bytes)), show_bytes(first(o.activation_bytes)), show_bytes(first(o.network_bytes)),
-                show_time(first(o.seconds)), percent(first(o.seconds) / first(phase.seconds)), first_text(o.bound),
-            )
-            for o in phase.operators
-        ]  # fmt: skip
-        columns = (
-            ("operator", "!"),
-            ("×", "r"),
-            ("FLOP", "r"),
-            ("weights", "r"),
-            ("KV", "r"),
-            ("activations", "r"),
-            ("network", "r"),
-            ("time", "r"),
-            ("share", "r"),
-            ("bound by", ""),
-        )
+        columns, rows = _operator_rows(phase)
         note = f"{show_time(first(phase.seconds))} in all, floor {show_time(first(phase.floor_s))}; a row's figures are totals over its repeats on one device"
         parts.append(table_text(title=name, columns=columns, rows=rows, page=page, note=note))
     sources = [indented(f"{item.what} · {item.how} · {clean(item.source)}") for item in estimate.provenance]
     unknown = [indented(f"{key}: unknown, {why}") for key, why in estimate.missing.items()]
     parts.append(draw([heading("where every number comes from"), *sources, *unknown], page))
     return "\n".join(parts)
+
+
+def _operator_rows(phase: Phase) -> tuple[tuple[tuple[str, str], ...], list[tuple[str, ...]]]:
+    """Return the columns that hold anything, and a row per operator."""
+    every = (
+        ("operator", "!", lambda o: o.name),
+        ("×", "r!", lambda o: f"{first(o.repeat):.0f}"),
+        ("GFLOP", "r!", lambda o: significant(first(o.flops) / 1e9)),
+        ("weights", "r!", lambda o: show_bytes(first(o.weight_bytes))),
+        ("KV", "r!", lambda o: show_bytes(first(o.kv_bytes))),
+        ("activations", "r", lambda o: show_bytes(first(o.activation_bytes))),
+        ("network", "r", lambda o: show_bytes(first(o.network_bytes))),
+        ("time", "r!", lambda o: show_time(first(o.seconds))),
+        ("share", "r", lambda o: percent(first(o.seconds) / first(phase.seconds))),
+        ("bound by", "", lambda o: first_text(o.bound)),
+    )
+    silent = {"network"} if not any(first(o.network_bytes) for o in phase.operators) else set()
+    kept = [column for column in every if column[0] not in silent]
+    rows = [tuple(cell(o) for _, _, cell in kept) for o in phase.operators]
+    return tuple((title, flags) for title, flags, _ in kept), rows
 
 
 def _head(e: Estimate) -> list[RenderableType]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bytebound.report.page import record_text, table_text
-from bytebound.report.words import clean
 from bytebound.units import show_bytes, show_capacity, show_rate, show_usd, significant
 
 if TYPE_CHECKING:
@@ -111,16 +110,10 @@ def device_row_text(row: Any, page: Page) -> str:
 def models_text(records: Sequence[Any], page: Page) -> str:
     """Return a list of bundled models with their published counts."""
     rows = [
-        (
-            r.id,
-            r.family,
-            f"{r.total:,}" if r.total else UNKNOWN,
-            f"{r.active:,}" if r.active else UNKNOWN,
-            clean(r.total_source),
-        )
+        (r.id, r.family, f"{r.total:,}" if r.total else UNKNOWN, f"{r.active:,}" if r.active else UNKNOWN)
         for r in records
     ]
-    columns = (("model", "!"), ("family", ""), ("published parameters", "r"), ("active", "r"), ("source", ""))
+    columns = (("model", "!"), ("family", ""), ("published parameters", "r"), ("active", "r"))
     return table_text(
         title=f"{len(records)} models",
         columns=columns,
