@@ -135,7 +135,7 @@ def _serve_surface(case: Case, work: Serve, axes: Axes) -> Surface:
     meets = np.ones((), dtype=bool)
     margin = np.full((1, 1, 1, 1), np.inf)
     for bound, name in (
-        (case.objective.ttft, "ttft_s"),
+        (case.objective.ttft, "ttft_s" if case.kind == "edge" else "ttft_loaded_s"),
         (case.objective.tpot, "tpot_s"),
         (case.objective.request, "request_s"),
     ):

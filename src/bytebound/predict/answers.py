@@ -101,6 +101,7 @@ def columns(p: Prediction, ceilings: Ceilings) -> dict[str, Array]:
         "tokens_per_s": p.tokens_per_s * blank,
         "prefill_request_s": p.prefill_request_s * blank,
         "decode_time_share": p.decode_time_share,
+        "ttft_loaded_s": (p.ttft_s + p.queue_s) * blank,
         "verdict": np.asarray(p.verdict, dtype=float),
         "weights_bytes": p.residence.weights,
         "kv_bytes": p.residence.kv,

@@ -38,6 +38,10 @@ PREFILL_TOGETHER_TOKENS = 1024.0
 (assumed; the bf16 ridge of data-centre parts is 150 to 300 tokens, so weights are amortised well before)."""
 
 
+MOST_BUSY = 0.99
+"""Share of time in prefill beyond which the mean wait is not extrapolated."""
+
+
 @dataclass(frozen=True, slots=True)
 class Overheads:
     """What an engine adds: host time per step and per request [s], reserved memory [B], usable share, page size [tokens]."""
@@ -87,6 +91,7 @@ class Prediction:
     tokens_per_s: Array
     prefill_request_s: Array
     decode_time_share: Array
+    queue_s: Array
     spent: Array
     verdict: NDArray[np.int64]
 
@@ -142,12 +147,13 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
         request, tpot = ttft, np.full_like(ttft, np.nan)
         tokens_per_s = r.dp * r.pp * r.batch * r.prompt / ttft
         spent = prefill.spent
-        decode_time = np.zeros((1,))
+        decode_time = queue = np.zeros((1,))
     elif table.kind == "denoiser":
         request = ttft + denoise_steps * decode.total
         tpot, tokens_per_s, ttft = decode.total, r.dp * r.pp * r.batch / request, request
         spent = prefill.spent + denoise_steps * decode.spent
         decode_time = denoise_steps * decode.total / request
+        queue = np.zeros((1,))
     else:
         stalls = (r.batch - 1) / r.output if continuous else np.zeros((1,))
         tpot = per_token + np.where(r.disaggregated > 0, 0.0, stalls * prefill_request)
@@ -155,6 +161,7 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
         cycle = r.output * per_token + r.batch * prefill_request
         tokens_per_s = r.dp * r.batch * r.output / cycle
         decode_time = r.output * per_token / cycle
+        queue = _queue_s(r.batch * prefill_request / cycle, prefill_request, decode.total)
         spent = prefill.spent * (r.batch * prefill_request / prefill.total) + decode.spent * (
             r.output * per_token / decode.total
         )
@@ -165,8 +172,18 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
     return Prediction(
         decode, prefill, decode_ledger, prefill_ledger, residence, ttft, tpot, request, tokens_per_s,
         np.broadcast_to(prefill_request, shape),
-        np.broadcast_to(decode_time, shape), spent, np.broadcast_to(verdict, shape),
+        np.broadcast_to(decode_time, shape), np.broadcast_to(queue, shape), spent, np.broadcast_to(verdict, shape),
     )  # fmt: skip
+
+
+def _queue_s(busy: Array, prefill_s: Array, step_s: Array) -> Array:
+    """Return the mean wait of a new prompt at a busy replica [s]: the step under way, then prompts before it.
+
+    ``W = step / 2 + ρ / (2 (1 − ρ)) × prefill`` with ρ the share of the cycle spent on prefill. Source: M/D/1 mean wait
+    (Pollaczek–Khinchine). Percentiles under real traces are a later issue.
+    """
+    rho = np.minimum(busy, MOST_BUSY)
+    return np.asarray(step_s / 2 + rho / (2 * (1 - rho)) * prefill_s)
 
 
 def _accepted_tokens(draft: Array, acceptance: Array | float) -> Array:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -46,7 +47,7 @@ def page_for(stream: TextIO, environment: Mapping[str, str] | None = None) -> Pa
     env = os.environ if environment is None else environment
     terminal = bool(getattr(stream, "isatty", lambda: False)())
     colour = terminal and env.get("TERM") != "dumb" and not env.get("NO_COLOR")
-    colour = colour or bool(env.get("FORCE_COLOR")) and not env.get("NO_COLOR")
+    colour = colour or (bool(env.get("FORCE_COLOR")) and not env.get("NO_COLOR"))
     given = env.get("COLUMNS", "")
     if given.isdigit():
         width = int(given)
@@ -91,45 +92,53 @@ def heading(text: str) -> Text:
 
 def indented(text: str, *, by: int = 2, style: str = "") -> RenderableType:
     """Return ``text`` wrapped with a hanging indent of ``by`` columns."""
-    table = Table.grid(padding=0)
-    table.add_column(width=by)
-    table.add_column(overflow="fold")
-    table.add_row("", Text(text, style=style))
-    return table
+    return Padding(Text(text, style=style), (0, 0, 0, by))
 
 
-def grid(*columns: tuple[str, str], header: bool = True, indent: int = 0) -> Table:
-    """Return a table without lines. A column is (title, flags): ``r`` right, ``!`` keeps its width, ``w`` may wrap."""
+def labelled(rows: Sequence[tuple[str, str]], *, style: str = "", by: int = 2) -> RenderableType:
+    """Return lines of a label and a text that wraps beside its label."""
+    cells = [(Text(label, style="dim"), Text(text, style=style)) for label, text in rows]
+    return grid(("", "!"), ("", "w"), rows=cells, header=False, indent=by)
+
+
+Cell = str | Text
+
+
+def grid(
+    *columns: tuple[str, str], rows: Sequence[Sequence[Cell]], header: bool = True, indent: int = 0
+) -> RenderableType:
+    """Return a table without lines whose numbers are never cut.
+
+    A column is (title, flags): ``r`` right, ``!`` never narrower than its longest cell, ``w`` may wrap; a column
+    without ``!`` or ``w`` ends in … where the page is too narrow.
+    """
     table = Table(box=None, show_header=header, header_style="bold dim", pad_edge=False, padding=(0, 2, 0, 0))
-    if indent:
-        table.add_column("", width=indent - 2 if indent > 2 else 1)
-    for title, flags in columns:
+    for place, (title, flags) in enumerate(columns):
+        longest = max((len(row[place]) for row in rows), default=0)
         table.add_column(
             title,
             justify="right" if "r" in flags else "left",
             no_wrap="w" not in flags,
             overflow="fold" if "w" in flags else "ellipsis",
-            min_width=len(title) if "!" in flags else 3,
-            ratio=None,
+            min_width=max(longest, len(title)) if "!" in flags else None,
         )
-    return table
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return Padding(table, (0, 0, 0, indent))
 
 
 def table_text(
     *, title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], page: Page, note: str = ""
 ) -> str:
     """Return a titled list, one row a line where the page is wide enough."""
-    table = grid(*columns)
-    for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
+    table = grid(*columns, rows=[[clean(cell) for cell in row] for row in rows])
     parts: list[RenderableType] = [heading(title), Text(""), table]
     return draw([*parts, Text(""), Text(note, style="dim")] if note else parts, page)
 
 
 def record_text(*, title: str, fields: Sequence[tuple[str, str]], page: Page, note: str = "") -> str:
     """Return one thing in full: a name and a value a line, long values wrapped."""
-    table = grid(("", "!"), ("", "w"), header=False, indent=2)
-    for name, value in fields:
-        table.add_row("", Text(clean(name), style="dim"), Text(clean(value)))
+    rows = [(Text(clean(name), style="dim"), clean(value)) for name, value in fields]
+    table = grid(("", "!"), ("", "w"), rows=rows, header=False, indent=2)
     parts: list[RenderableType] = [heading(title), Text(""), table]
     return draw([*parts, Text(""), Text(note, style="dim")] if note else parts, page)

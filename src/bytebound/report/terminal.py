@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.text import Text
 
-from bytebound.report.page import draw, grid, heading, indented
+from bytebound.report.page import draw, grid, heading, indented, labelled
 from bytebound.report.words import (
     FIX_SIGNS,
     SIGNS,
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from bytebound.documents.audit import Audit, Fix, Starves, WorkloadAudit
-    from bytebound.report.page import Page
+    from bytebound.report.page import Cell, Page
 
-STYLES = {"starves": "bold red", "soon": "yellow", "fine": "green", "unknown": "dim"}
-FINE_FIXES = 3
+STYLES = {"starves": "bold red", "soon": "bold yellow", "risk": "yellow", "fine": "green", "unknown": "dim"}
+URGENT = ("starves", "soon", "risk")
+SHOWN_FIXES, FINE_FIXES = 5, 2
+NAME_WIDTH = 24
+ROOMY = 104
 
 
 def audit_text(audit: Audit, page: Page) -> str:
@@ -49,7 +53,7 @@ def audit_text(audit: Audit, page: Page) -> str:
         Text(_legend(), style="dim"),
     ]
     for workload in audit.workloads:
-        parts += [Text(""), *_detail(workload, audit.months)]
+        parts += [Text(""), *_detail(workload, audit.months, page)]
     return draw([*parts, Text(""), *_closing(audit)], page)
 
 
@@ -64,50 +68,35 @@ def _title(audit: Audit) -> str:
 
 
 def _legend() -> str:
-    return "✗ starves now  ! starves within the horizon in 10 % of the draws or more  ✓ lasts  – not audited"
+    return "✗ starves now  ! likely to  ? may (10–50 % of the draws)  ✓ lasts  – not audited"
 
 
 def _verdicts(audit: Audit, page: Page) -> RenderableType:
-    columns = [
-        ("", "!"),
-        ("workload", ""),
-        ("headroom", "r!"),
-        ("starves", "!"),
-        ("10–90 %", "!"),
-        ("chance", "r!"),
-        ("on", "!"),
-    ]
-    if page.wide:
-        columns += [("bound now by", "!"), ("cheapest fix", "")]
-    table = grid(*columns)
+    columns = [("", "!"), ("workload", ""), ("headroom", "r!"), ("starves", "!"), ("10–90 %", "!"), ("chance", "r!")]
+    columns += [("on", "!"), ("bound now by", "!"), ("cheapest fix", "")] if page.wide else [("on", "!")]
+    rows = []
     for workload in audit.workloads:
         state = state_of(workload)
-        cells = [
+        row: list[Cell] = [
             Text(SIGNS[state], style=STYLES[state]),
             Text(clean(workload.name), style="bold" if state in {"starves", "soon"} else ""),
-            Text(percent(workload.headroom_now, signed=True)),
-            *(Text(cell) for cell in _dates(workload.starves, audit.months)),
-            Text(percent(workload.starves.probability)),
-            Text(clean(workload.starves.resource or "–")),
+            percent(workload.headroom_now, signed=True),
+            *_dates(workload.starves, audit.months),
+            percent(workload.starves.probability),
+            clean(workload.starves.resource or "–"),
         ]
-        fix = _fix_words(workload)
-        if page.wide:
-            table.add_row(*cells, Text(clean(workload.verdict_now)), Text(fix))
-            continue
-        table.add_row(*cells)
-    if page.wide:
+        rows.append([*row, clean(workload.verdict_now), _fix_words(workload)] if page.wide else row)
+    table = grid(*columns, rows=rows)
+    urgent = [workload for workload in audit.workloads if state_of(workload) in URGENT]
+    if page.wide or not urgent:
         return table
-    fixes = grid(("", "!"), ("", ""), ("", ""), header=False)
-    for workload in audit.workloads:
-        if state_of(workload) in {"starves", "soon"}:
-            fixes.add_row(Text(" "), Text(clean(workload.name)), Text(_fix_words(workload)))
-    return _stack(table, Text(""), Text("cheapest fix", style="bold dim"), fixes) if fixes.rows else table
+    fixes = grid(("", "!"), ("cheapest fix", "w"), rows=[(_cut(w.name), _fix_words(w)) for w in urgent])
+    return Group(table, Text(""), fixes)
 
 
-def _stack(*parts: RenderableType) -> RenderableType:
-    from rich.console import Group  # noqa: PLC0415  (rich.console is loaded when something is drawn)
-
-    return Group(*parts)
+def _cut(name: str) -> str:
+    shown = clean(name)
+    return shown if len(shown) <= NAME_WIDTH else f"{shown[: NAME_WIDTH - 1]}…"
 
 
 def _dates(starves: Starves, months: Sequence[str]) -> tuple[str, str]:
@@ -125,60 +114,62 @@ def _fix_words(workload: WorkloadAudit) -> str:
     return "none found" if fix is None else f"{clean(fix.title)}, {saving(fix.usd_per_month)}"
 
 
-def _detail(workload: WorkloadAudit, months: Sequence[str]) -> list[RenderableType]:
+def _detail(workload: WorkloadAudit, months: Sequence[str], page: Page) -> list[RenderableType]:
     state = state_of(workload)
     head = Text(f"{SIGNS[state]} {clean(workload.name)}", style=STYLES[state])
     head.append(f" · {clean(workload.model)} · pool {clean(workload.pool)}", style="default not bold")
+    resource = f" on {clean(workload.starves.resource)}" if workload.starves.resource else ""
     lines = [
-        clean(workload.deployment),
-        f"bound now by {clean(workload.verdict_now)}: {clean(workload.why)}",
-        f"starves: {when(workload.starves, months)}"
-        + (f" on {clean(workload.starves.resource)}" if workload.starves.resource else "")
-        + f", chance {percent(workload.starves.probability)} within the horizon",
-        "headroom now: " + (", ".join(_headrooms(workload)) or percent(workload.headroom_now, signed=True)),
-        " · ".join(_metrics(workload)),
-        *(f"note: {clean(note)}" for note in workload.notes),
+        ("runs as", clean(workload.deployment)),
+        ("bound by", f"{clean(workload.verdict_now)}: {clean(workload.why)}"),
+        ("starves", f"{when(workload.starves, months)}{resource}, chance {percent(workload.starves.probability)}"),
+        ("headroom", ", ".join(_headrooms(workload)) or percent(workload.headroom_now, signed=True)),
+        ("now", " · ".join(_metrics(workload))),
+        *(("note", clean(note)) for note in workload.notes),
     ]
-    parts: list[RenderableType] = [head, *(indented(line) for line in lines if line)]
+    parts: list[RenderableType] = [head, labelled(lines)]
     helping = [fix for fix in workload.fixes if fix.status in {"recommended", "helps"}]
-    shown = helping if state in {"starves", "soon"} else helping[:FINE_FIXES]
+    shown = helping[: SHOWN_FIXES if state in URGENT else FINE_FIXES]
     if shown:
-        parts += [Text(""), _fix_table(shown, months)]
-    parts += [indented(line, by=4) for line in _not_helping(workload, brief=state not in {"starves", "soon"})]
-    return parts
+        parts += [Text(""), _fix_table(shown, months, wide=page.width >= ROOMY)]
+    if len(helping) > len(shown):
+        parts.append(indented(f"✓ {len(helping) - len(shown)} more help", by=4, style="dim"))
+    return [*parts, *(indented(line, by=4, style="dim") for line in _not_helping(workload, brief=state not in URGENT))]
 
 
 def _headrooms(workload: WorkloadAudit) -> list[str]:
-    return [
-        f"{clean(name)} {percent(band.p50[0], signed=True)}" for name, band in workload.by_resource.items() if band.p50
-    ]
+    bands = workload.by_resource.items()
+    return [f"{clean(name)} {percent(band.p50[0], signed=True)}" for name, band in bands if band.p50]
 
 
 def _metrics(workload: WorkloadAudit) -> list[str]:
     parts = [" ".join(metric(name, value)) for name, value in workload.metrics.items()]
     batch = [] if workload.best_batch is None else [f"best batch {workload.best_batch}"]
-    return [
-        *batch,
-        *parts,
-        f"{interval(workload.usd_per_month, usd)}/month" if workload.usd_per_month else "price unknown",
-    ]
+    return [*batch, *parts, _bill(workload)]
 
 
-def _fix_table(fixes: Sequence[Fix], months: Sequence[str]) -> RenderableType:
-    table = grid(
-        ("fix", "w"), ("throughput", "r!"), ("bill/month", "r!"), ("then starves", "!"), ("quality", "w"), indent=4
-    )
+def _bill(workload: WorkloadAudit) -> str:
+    if workload.usd_per_month is None:
+        return "price unknown"
+    value, _, band = interval(workload.usd_per_month, usd).partition(" (")
+    return f"{value}/month ({band}" if band else f"{value}/month"
+
+
+def _fix_table(fixes: Sequence[Fix], months: Sequence[str], *, wide: bool) -> RenderableType:
+    rows = []
     for fix in fixes:
         after = "–" if fix.starves_after is None else _dates(fix.starves_after, months)[0]
-        table.add_row(
-            "",
-            Text(f"{FIX_SIGNS[fix.status]} {clean(fix.title)}"),
-            Text(times(fix.effect)),
-            Text(usd(fix.usd_per_month, signed=True)),
-            Text(f"after {month_name(months[-1])}" if after == "later" else after),
-            Text(clean(fix.quality_note) or "–"),
-        )
-    return table
+        quality = clean(fix.quality_note)
+        inline = f" (quality: {quality})" if quality not in {"", "none"} and not wide else ""
+        row = [
+            f"{FIX_SIGNS[fix.status]} {clean(fix.title)}{inline}",
+            times(fix.effect),
+            usd(fix.usd_per_month, signed=True),
+            f"after {month_name(months[-1])}" if after == "later" else after,
+        ]
+        rows.append([*row, quality or "–"] if wide else row)
+    columns = [("fix", "w"), ("throughput", "r!"), ("bill/month", "r!"), ("then starves", "!")]
+    return grid(*columns, *([("quality", "w")] if wide else []), rows=rows, indent=4)
 
 
 def _not_helping(workload: WorkloadAudit, *, brief: bool) -> list[str]:
@@ -197,13 +188,14 @@ def _not_helping(workload: WorkloadAudit, *, brief: bool) -> list[str]:
 def _closing(audit: Audit) -> list[RenderableType]:
     file = clean(audit.run.get("file", "FLEET.toml"))
     lines = [
-        f"basis   {audit.draws:,} draws, seed {audit.seed}; {len(audit.assumptions)} assumptions and sources in --json and --html".replace(
-            ",", " ", 1
+        (
+            "basis",
+            f"{audit.draws} draws, seed {audit.seed}; {len(audit.assumptions)} assumptions with sources in --html",
         ),
-        f"next    bytebound audit {file} --html report.html",
+        ("next", f"bytebound audit {file} --html report.html"),
     ]
-    starving = [workload for workload in audit.workloads if workload.roofline]
-    if starving:
-        point = starving[0].roofline[-1]
-        lines.append(f"        bytebound explain {clean(starving[0].model)} --on {clean(point.device)}")
-    return [Text(line, style="dim") for line in lines]
+    pointed = [workload for workload in audit.workloads if workload.roofline]
+    if pointed:
+        device = clean(pointed[0].roofline[-1].device)
+        lines.append(("", f"bytebound explain {clean(pointed[0].model)} --on {device}"))
+    return [labelled(lines, style="dim", by=0)]

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from bytebound.documents.estimate import Phase
     from bytebound.documents.values import Interval
 
-State = Literal["starves", "soon", "fine", "unknown"]
+State = Literal["starves", "soon", "risk", "fine", "unknown"]
 
-SIGNS: dict[State, str] = {"starves": "✗", "soon": "!", "fine": "✓", "unknown": "–"}
+SIGNS: dict[State, str] = {"starves": "✗", "soon": "!", "risk": "?", "fine": "✓", "unknown": "–"}
 STATE_WORDS: dict[State, str] = {
     "starves": "starves now",
-    "soon": "starves within the horizon",
+    "soon": "likely to starve",
+    "risk": "may starve",
     "fine": "lasts the horizon",
     "unknown": "not audited",
 }
@@ -190,12 +191,14 @@ def first_text(value: object) -> str:
 
 
 def state_of(workload: WorkloadAudit) -> State:
-    """Return how urgent a workload is: starving now, before the horizon ends in some draws, or not."""
+    """Return how urgent a workload is: starving now, in half of the draws, in a tenth of them, or not."""
     if not math.isfinite(workload.headroom_now) and workload.starves.month_p50 is None:
         return "fine" if workload.headroom_now == math.inf else "unknown"
     if workload.headroom_now < 0 or workload.starves.month_p50 == 0:
         return "starves"
-    return "soon" if workload.starves.month_p10 is not None else "fine"
+    if workload.starves.month_p50 is not None:
+        return "soon"
+    return "risk" if workload.starves.month_p10 is not None else "fine"
 
 
 def when(starves: Starves, months: Sequence[str]) -> str:
@@ -231,12 +234,22 @@ def ridge(phase: Phase) -> float:
     return first(phase.flops) * first(phase.mbu) / reached if reached > 0 else math.nan
 
 
+def tokens_rate(value: float) -> str:
+    """Return tokens per second without a prefix below a million.
+
+    Example:
+        >>> tokens_rate(3400.0)
+        '3\u202f400 tok/s'
+    """
+    return show_rate(value, "tok/s") if value >= 1e6 else f"{significant(value)} tok/s"
+
+
 METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "ttft_s": ("TTFT", show_time),
     "tpot_s": ("TPOT", show_time),
     "request_s": ("request", show_time),
     "step_s": ("step", show_time),
-    "tokens_per_s": ("throughput", lambda value: show_rate(value, "tok/s")),
+    "tokens_per_s": ("throughput", tokens_rate),
     "mfu": ("MFU", percent),
     "mbu": ("MBU", percent),
 }
