@@ -238,7 +238,7 @@ def estimate(
         write(html, estimate_html(found), quiet=quiet)
 
     def text() -> str:
-        from bytebound.report.estimates import estimate_text, explain_text  # noqa: PLC0415
+        from bytebound.report.terminal_estimate import estimate_text, explain_text  # noqa: PLC0415
 
         return explain_text(found, page()) if operators else estimate_text(found, page())
 
