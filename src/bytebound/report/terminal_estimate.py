@@ -128,13 +128,21 @@ def _columns(estimate: Estimate) -> RenderableType:
 def _answers(estimate: Estimate) -> list[RenderableType]:
     wall = estimate.next_wall
     after = f", then {clean(wall.resource)} at {clean(wall.at)}" if wall else ""
-    lines = [
-        ("verdict", first_text(estimate.verdict) + after),
+    rates = [
         ("TPOT", interval(estimate.tpot_s, show_time)),
         ("TTFT", interval(estimate.ttft_s, show_time)),
         ("output", interval(estimate.tokens_per_s, tokens_rate)),
         ("request", interval(estimate.request_s, show_time)),
         ("cost", _cost(estimate)),
+    ]
+    known = [name for name in ("tpot_s", "tokens_per_s") if name not in estimate.missing]
+    if "tokens_per_s" not in known:
+        rates = []  # what does not fit has no speed
+    elif "tpot_s" not in known:
+        rates = rates[1:]
+    lines = [
+        ("verdict", first_text(estimate.verdict) + after),
+        *rates,
         ("decode", _phase_line(estimate.decode)),
         ("prefill", _phase_line(estimate.prefill)),
         ("+1 % of", _elasticity(estimate)),
