@@ -126,12 +126,12 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
     Source: Orca (OSDI 2022) for the schedule; Leviathan et al. 2023 eq. 1 for the expected accepted tokens.
     """
     one = np.ones((1,))
-    decode_ledger = inference.decode_ledger(table, r)
-    decode = lay_on(decode_ledger, ceilings, host_s=engine.host_s_per_step)
     encoder_only = table.kind == "encoder"
     alone = r.batch if encoder_only else one
     prefill_ledger = inference.prefill_ledger(table, r, alone)
     prefill = lay_on(prefill_ledger, ceilings, host_s=engine.host_s_per_step)
+    decode_ledger = prefill_ledger if encoder_only else inference.decode_ledger(table, r)
+    decode = prefill if encoder_only else lay_on(decode_ledger, ceilings, host_s=engine.host_s_per_step)
     ttft = prefill.total + engine.host_s_per_request
     together = np.maximum(np.floor(PREFILL_TOGETHER_TOKENS / r.prompt), 1.0)
     together = np.minimum(together, r.batch) if not encoder_only else one
