@@ -33,6 +33,16 @@ def test_t5_head_follows_the_config_and_not_the_library():
     assert loose.parameters - tied.parameters == 500 * 64
 
 
+def test_phi3_vision_has_the_published_total():
+    """Phi-3.5 Vision names its CLIP and has the 4,146,621,440 parameters of its published files."""
+    config = {
+        "model_type": "phi3_v", "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "num_hidden_layers": 32, "vocab_size": 32064, "max_position_embeddings": 131072,
+        "img_processor": {"model_name": "openai/clip-vit-large-patch14-336"}, "tie_word_embeddings": False,
+    }  # fmt: skip
+    assert read_config(config).parameters == 4_146_621_440
+
+
 def test_mistral3_head_is_untied_unless_said():
     """Mistral 3 head is untied unless said."""
     config = {**CASES["m_mistral3"]["config"]}

@@ -110,9 +110,8 @@ def _read_types(keys: Keys, name: str, count: int, default: tuple[str, ...]) -> 
     return found
 
 
-def _transformer_depths(keys: Keys, count: int, pairs: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _transformer_depths(keys: Keys, name: str, count: int, pairs: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Read the transformer layers after every residual pair of a level; SSD-1B and Vega write a list per level."""
-    name = "transformer_layers_per_block"
     value = keys.values.get(name)
     if not isinstance(value, list) or all(isinstance(item, int) for item in value):
         depths = per_level(keys, name, 1, count)
@@ -134,7 +133,7 @@ def _refuse(keys: Keys) -> None:
     plain = {
         "dual_cross_attention": False, "resnet_time_scale_shift": "default", "time_embedding_type": "positional",
         "attention_type": "default", "class_embeddings_concat": False, "cross_attention_norm": None,
-        "num_attention_heads": None, "reverse_transformer_layers_per_block": None, "mid_block_only_cross_attention": None,
+        "num_attention_heads": None, "mid_block_only_cross_attention": None,
     }  # fmt: skip
     for name, usual in plain.items():
         value = keys.take(name)
@@ -197,7 +196,9 @@ def unet(keys: Keys) -> list[Tower]:
         raise keys.error("layers_per_block", f"{max(pairs)} is too large", f"write at most {MOST_LAYERS}")
     heads = per_level(keys, "attention_head_dim", 8, count)
     cross = per_level(keys, "cross_attention_dim", 1280, count)
-    depths = _transformer_depths(keys, count, pairs)
+    depths = _transformer_depths(keys, "transformer_layers_per_block", count, pairs)
+    reverse = "reverse_transformer_layers_per_block"
+    back = _transformer_depths(keys, reverse, count, pairs[::-1]) if keys.has(reverse) else depths[::-1]
     linear = keys.flag("use_linear_projection", default=False)
     only = keys.values.get("only_cross_attention")
     keys.skip("only_cross_attention")
@@ -206,10 +207,12 @@ def unet(keys: Keys) -> list[Tower]:
         raise keys.error("only_cross_attention", f"{len(alone)} flags for {count} levels", "write one per level")
     if not all(heads) or not all(cross):
         raise keys.error("attention_head_dim", "a level has no heads or no text width", "write positive numbers")
-    shape = [
-        [Spatial(heads[at], depth, cross[at], linear, alone[at]) for depth in _cut(depths[at], pairs[at] + 1)]
-        for at in range(count)
-    ]
+
+    def spatial(at: int, depth: tuple[int, ...]) -> list[Spatial]:
+        return [Spatial(heads[at], item, cross[at], linear, alone[at]) for item in _cut(depth, pairs[at] + 1)]
+
+    shape = [spatial(at, depths[at]) for at in range(count)]
+    upward = [spatial(count - 1 - at, back[at]) for at in range(count)]
     time = 4 * channels[0]
     conditions = _conditions(keys, first=channels[0], time=time, cross=cross[0])
     inputs, outputs = keys.int("in_channels", 4, most=4096), keys.int("out_channels", 4, most=4096)
@@ -221,7 +224,7 @@ def unet(keys: Keys) -> list[Tower]:
         _down(keys, (at, kind), channels, spatial=shape[at][: pairs[at]], time=time) for at, kind in enumerate(down)
     ]
     blocks.append(_middle(keys, channels[-1], shape[-1][0], time, 4.0 ** -(count - 1)))
-    blocks += [_up(keys, (at, kind), channels, spatial=shape[count - 1 - at], time=time) for at, kind in enumerate(up)]
+    blocks += [_up(keys, (at, kind), channels, spatial=upward[at], time=time) for at, kind in enumerate(up)]
     blocks.append(Block("", (Norm("conv_norm_out", channels[0], 2), last)))
     rows, cols = read_size(keys, "sample_size", 64)
     return [Tower("denoiser", "denoiser", tuple(blocks), channels[0], tokens=rows * cols, tokens_out=rows * cols)]
