@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from bytebound.documents.work import Serve
 
 FINE, NO, WRONG, BUG, INTERRUPTED = 0, 1, 2, 70, 130
-SHOWN_ROWS = 40
 
 app = App(
     name="bytebound",
@@ -42,7 +42,6 @@ Model = Annotated[
     str, Parameter(help="Bundled id (a unique ending will do), config.json, model folder, .gguf or .safetensors file.")
 ]
 On = Annotated[str, Parameter(name="--on", help='Machine: "8x h100-sxm", "2x(8x h100-sxm)", a machine file, or here.')]
-Tokens = Annotated[float, Parameter(help="Tokens.")]
 
 
 def say(text: str, *, quiet: bool = False) -> None:
@@ -105,9 +104,7 @@ def audit(
     seed: Annotated[int, Parameter(help="Seed; the same seed gives the same audit.")] = 0,
     memory_price: Annotated[float, Parameter(help="Scenario: factor on memory prices, such as 1.5 or 2.")] = 1.0,
     slip_months: Annotated[float, Parameter(help="Scenario: every roadmap addition comes this much later.")] = 0.0,
-    fail_on: Annotated[
-        str, Parameter(help="starves-within=MONTHS, misses-budget or never; decides exit code 1.")
-    ] = "never",
+    fail_on: Annotated[str, Parameter(help="starves-within=MONTHS or never; decides exit code 1.")] = "never",
     json: Json = False,
     html: Html = None,
     sarif: Annotated[Path | None, Parameter(group=OUTPUT, help="Also write SARIF 2.1.0 to this file.")] = None,
@@ -177,44 +174,47 @@ def writable(path: Path | None) -> None:
         raise DocumentError("no such folder", place=str(path), mend=f"make {path.parent} first")
 
 
-def request(**given: Any) -> Serve:
-    """Return the Serve request of the command line's flags."""
-    from bytebound.documents.work import Serve  # noqa: PLC0415
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request every verb about serving takes; the same fields, defaults and meaning as ``bytebound.Serve``."""
 
-    return Serve(**given)
+    batch: Annotated[int, Parameter(help="Concurrent sequences per replica.")] = 1
+    prompt: Annotated[int, Parameter(help="Prompt tokens per request.")] = 1024
+    output: Annotated[int, Parameter(help="Output tokens per request.")] = 128
+    weights: Annotated[str, Parameter(help="Weight format, or auto: as the checkpoint stores them.")] = "auto"
+    kv: Annotated[str, Parameter(help="KV-cache format, or auto.")] = "auto"
+    activations: Annotated[str, Parameter(help="Activation dtype.")] = "bf16"
+    tp: Annotated[int, Parameter(help="Tensor-parallel degree.")] = 1
+    pp: Annotated[int, Parameter(help="Pipeline stages.")] = 1
+    ep: Annotated[int, Parameter(help="Expert-parallel degree.")] = 1
+    dp: Annotated[int, Parameter(help="Data-parallel replicas.")] = 1
+    engine: Annotated[str, Parameter(help="Engine whose reserve and host cost to assume.")] = "vllm"
+    chunk: Annotated[int, Parameter(help="Most prompt tokens per step; 0: the engine's limit.")] = 0
+    prefix_hit: Annotated[float, Parameter(help="Share of the prompt found in the prefix cache.")] = 0.0
+    offload_hit: Annotated[float, Parameter(help="Share of the prompt whose KV is loaded from host memory.")] = 0.0
+    attention: Annotated[Literal["flash", "eager"], Parameter(help="Whether scores stay on chip.")] = "flash"
+    scheduling: Annotated[Literal["continuous", "static"], Parameter(help="Batching.")] = "continuous"
+    disaggregated: Annotated[bool, Parameter(negative="", help="Prefill on devices of its own.")] = False
+    draft_tokens: Annotated[int, Parameter(help="Speculative tokens per step; 0: off.")] = 0
+    acceptance: Annotated[float, Parameter(help="Chance that a draft token is accepted.")] = 0.7
+    draft_cost: Annotated[float, Parameter(help="Time of a draft token as a share of a step.")] = 0.05
+    images: Annotated[float, Parameter(help="Images (or clips) per request.")] = 0
+    denoise_steps: Annotated[int, Parameter(help="Passes of a diffusion model per image.")] = 28
+
+    def work(self) -> Serve:
+        """Return the request."""
+        from bytebound.documents.work import Serve  # noqa: PLC0415
+
+        return Serve(**{f.name: getattr(self, f.name) for f in fields(self)})
+
+
+DEFAULT = Asked()
 
 
 @app.command
 def estimate(
-    model: Model,
-    /,
-    *,
-    on: On,
-    batch: Annotated[int, Parameter(help="Concurrent sequences per replica.")] = 1,
-    prompt: Annotated[int, Parameter(help="Prompt tokens per request.")] = 1024,
-    output: Annotated[int, Parameter(help="Output tokens per request.")] = 128,
-    weights: Annotated[str, Parameter(help="Weight format, or auto: as the checkpoint stores them.")] = "auto",
-    kv: Annotated[str, Parameter(help="KV-cache format, or auto.")] = "auto",
-    activations: Annotated[str, Parameter(help="Activation dtype.")] = "bf16",
-    tp: Annotated[int, Parameter(help="Tensor-parallel degree.")] = 1,
-    pp: Annotated[int, Parameter(help="Pipeline stages.")] = 1,
-    ep: Annotated[int, Parameter(help="Expert-parallel degree.")] = 1,
-    dp: Annotated[int, Parameter(help="Data-parallel replicas.")] = 1,
-    engine: Annotated[str, Parameter(help="Engine whose reserve and host cost to assume.")] = "vllm",
-    chunk: Annotated[int, Parameter(help="Most prompt tokens per step; 0: the engine's limit.")] = 0,
-    prefix_hit: Annotated[float, Parameter(help="Share of the prompt found in the prefix cache.")] = 0.0,
-    offload_hit: Annotated[float, Parameter(help="Share of the prompt whose KV is loaded from host memory.")] = 0.0,
-    attention: Annotated[Literal["flash", "eager"], Parameter(help="Whether scores stay on chip.")] = "flash",
-    scheduling: Annotated[Literal["continuous", "static"], Parameter(help="Batching.")] = "continuous",
-    disaggregated: Annotated[bool, Parameter(negative="", help="Prefill on devices of its own.")] = False,
-    draft_tokens: Annotated[int, Parameter(help="Speculative tokens per step; 0: off.")] = 0,
-    acceptance: Annotated[float, Parameter(help="Chance that a draft token is accepted.")] = 0.7,
-    images: Annotated[float, Parameter(help="Images (or clips) per request.")] = 0,
-    denoise_steps: Annotated[int, Parameter(help="Passes of a diffusion model per image.")] = 28,
-    json: Json = False,
-    html: Html = None,
-    quiet: Quiet = False,
-    operators: Annotated[bool, Parameter(show=False, negative="")] = False,
+    model: Model, /, *, on: On, asked: Asked = DEFAULT, json: Json = False, html: Html = None, quiet: Quiet = False
 ) -> int:
     """Say what a model needs on a machine: memory, bytes, time, cost, energy, what binds, and the next wall.
 
@@ -226,52 +226,39 @@ def estimate(
     writable(html)
     from bytebound.predict import estimate as predict  # noqa: PLC0415
 
-    work = request(
-        batch=batch, prompt=prompt, output=output, weights=weights, kv=kv, activations=activations, tp=tp, pp=pp, ep=ep, dp=dp,
-        engine=engine, chunk=chunk, prefix_hit=prefix_hit, offload_hit=offload_hit, attention=attention, scheduling=scheduling,
-        disaggregated=disaggregated, draft_tokens=draft_tokens, acceptance=acceptance, images=images, denoise_steps=denoise_steps,
-    )  # fmt: skip
-    found = predict(model, on, work)
+    found = predict(model, on, asked.work())
     if html is not None:
         from bytebound.report.html import estimate_html  # noqa: PLC0415
 
         write(html, estimate_html(found), quiet=quiet)
 
     def text() -> str:
-        from bytebound.report.terminal_estimate import estimate_text, explain_text  # noqa: PLC0415
+        from bytebound.report.terminal_estimate import estimate_text  # noqa: PLC0415
 
-        return explain_text(found, page()) if operators else estimate_text(found, page())
+        return estimate_text(found, page())
 
     emit(found, json=json, text=text)
     return FINE
 
 
 @app.command
-def explain(
-    model: Model,
-    /,
-    *,
-    on: On,
-    batch: Annotated[int, Parameter(help="Concurrent sequences per replica.")] = 1,
-    prompt: Annotated[int, Parameter(help="Prompt tokens per request.")] = 1024,
-    output: Annotated[int, Parameter(help="Output tokens per request.")] = 128,
-    weights: Annotated[str, Parameter(help="Weight format, or auto.")] = "auto",
-    kv: Annotated[str, Parameter(help="KV-cache format, or auto.")] = "auto",
-    tp: Annotated[int, Parameter(help="Tensor-parallel degree.")] = 1,
-    pp: Annotated[int, Parameter(help="Pipeline stages.")] = 1,
-    ep: Annotated[int, Parameter(help="Expert-parallel degree.")] = 1,
-    engine: Annotated[str, Parameter(help="Engine.")] = "vllm",
-    json: Json = False,
-) -> int:
+def explain(model: Model, /, *, on: On, asked: Asked = DEFAULT, json: Json = False) -> int:
     """Show an estimate operator by operator, with the source of every number.
 
     Example:
         bytebound explain llama-3.1-8b --on h100-sxm --batch 32
     """
-    return estimate(
-        model, on=on, batch=batch, prompt=prompt, output=output, weights=weights, kv=kv, tp=tp, pp=pp, ep=ep, engine=engine,
-        json=json, operators=True,
-    )  # fmt: skip
+    from bytebound.predict import estimate as predict  # noqa: PLC0415
+
+    found = predict(model, on, asked.work())
+
+    def text() -> str:
+        from bytebound.report.terminal_estimate import explain_text  # noqa: PLC0415
+
+        return explain_text(found, page())
+
+    emit(found, json=json, text=text)
+    return FINE
 
 
 @app.command
@@ -280,15 +267,7 @@ def fit(
     /,
     *,
     on: On,
-    batch: Annotated[int, Parameter(help="Concurrent sequences per replica.")] = 1,
-    prompt: Annotated[int, Parameter(help="Prompt tokens per request.")] = 1024,
-    output: Annotated[int, Parameter(help="Output tokens per request.")] = 128,
-    weights: Annotated[str, Parameter(help="Weight format, or auto.")] = "auto",
-    kv: Annotated[str, Parameter(help="KV-cache format, or auto.")] = "auto",
-    tp: Annotated[int, Parameter(help="Tensor-parallel degree.")] = 1,
-    pp: Annotated[int, Parameter(help="Pipeline stages.")] = 1,
-    ep: Annotated[int, Parameter(help="Expert-parallel degree.")] = 1,
-    engine: Annotated[str, Parameter(help="Engine.")] = "vllm",
+    asked: Asked = DEFAULT,
     fail_on: Annotated[Literal["does-not-fit", "never"], Parameter(help="Decides exit code 1.")] = "never",
     json: Json = False,
 ) -> int:
@@ -299,34 +278,12 @@ def fit(
     """
     from bytebound.predict import fit as find  # noqa: PLC0415
 
-    found = find(
-        model,
-        on,
-        request(batch=batch, prompt=prompt, output=output, weights=weights, kv=kv, tp=tp, pp=pp, ep=ep, engine=engine),
-    )
+    found = find(model, on, asked.work())
 
     def text() -> str:
-        from bytebound.report.page import record_text  # noqa: PLC0415
-        from bytebound.units import show_capacity  # noqa: PLC0415
+        from bytebound.report.facts import fit_text  # noqa: PLC0415
 
-        def shown(value: object) -> str:
-            return "nothing fits" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-        fields = [
-            ("fits as asked", "yes" if found.fits else "no"),
-            (
-                "free memory",
-                show_capacity(found.free_bytes)
-                if found.free_bytes >= 0
-                else f"short by {show_capacity(-found.free_bytes)}",
-            ),
-            ("largest batch", shown(found.max_batch)),
-            ("longest prompt", shown(found.max_context_tokens)),
-            ("KV tokens", f"{found.max_kv_tokens:,.0f}"),
-            ("fewest devices (TP)", shown(found.min_devices)),
-            ("widest weights", shown(found.weights)),
-        ]
-        return record_text(title=f"{found.model} on {found.machine}", fields=fields, page=page())
+        return fit_text(found, page())
 
     emit(found, json=json, text=text)
     return NO if fail_on == "does-not-fit" and not found.fits else FINE

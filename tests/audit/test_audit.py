@@ -66,7 +66,11 @@ def test_the_example_fleet():
         assert len(workload.headroom.p50) == 18
         assert workload.roofline
         for point in workload.roofline:
-            assert 0 < point.flop_per_s <= min(point.roof_flop_per_s * 4, point.intensity * point.roof_bytes_per_s * 1.0001)
+            assert (
+                0
+                < point.flop_per_s
+                <= min(point.roof_flop_per_s * 4, point.intensity * point.roof_bytes_per_s * 1.0001)
+            )
 
 
 def test_the_same_seed_gives_the_same_audit_and_another_does_not():
@@ -78,7 +82,9 @@ def test_the_same_seed_gives_the_same_audit_and_another_does_not():
 
 def test_a_neighbour_in_another_pool_changes_nothing():
     """One workload alone and the same beside others of another pool: the same draws, the same answer."""
-    more = ONE + ONE[ONE.index("[[pool]]") :].replace('"p"', '"q"').replace('"chat"', '"neighbour"').replace("40/s", "400/s")
+    more = ONE + ONE[ONE.index("[[pool]]") :].replace('"p"', '"q"').replace('"chat"', '"neighbour"').replace(
+        "40/s", "400/s"
+    )
     alone = only(ONE)
     beside = next(w for w in audit(more).workloads if w.name == "chat")
 
@@ -189,7 +195,9 @@ def test_starvation_quantiles_by_hand():
 
 def test_interpolation_stays_between_its_points_and_keeps_infinities_local():
     axes = Axes(np.array([1.0, 2.0]), np.ones(1), np.ones(1))
-    surface = Surface(axes, np.array([[[1.0]], [[4.0]]]), np.zeros((2, 1, 1), int), np.ones((5, 2, 1, 1)), np.ones((2, 1, 1)))
+    surface = Surface(
+        axes, np.array([[[1.0]], [[4.0]]]), np.zeros((2, 1, 1), int), np.ones((5, 2, 1, 1)), np.ones((2, 1, 1))
+    )
     seconds, _, _ = surface.at(np.array([1.0, np.sqrt(2), 2.0, 9.0]), np.ones(1), np.ones(1))
     edge = replace_data(surface, device_s=np.array([[[1.0]], [[np.inf]]]))
     near, _, _ = edge.at(np.array([1.1, 1.9]), np.ones(1), np.ones(1))
@@ -253,7 +261,10 @@ def test_a_name_that_is_wrong_carries_file_and_line(tmp_path):
 def test_an_empty_fleet_and_dates_that_go_backwards():
     with pytest.raises(ByteboundError, match="pool"):
         parse_fleet('name = "x"\nstart = "2026-12"\n')
-    backwards = ONE + '\n[[roadmap]]\npool = "p"\nwhen = "2027-06"\nadd = 1\n[[roadmap]]\npool = "p"\nwhen = "2027-01"\nadd = 1\n'
+    backwards = (
+        ONE
+        + '\n[[roadmap]]\npool = "p"\nwhen = "2027-06"\nadd = 1\n[[roadmap]]\npool = "p"\nwhen = "2027-01"\nadd = 1\n'
+    )
     with pytest.raises(ByteboundError, match="dates go backwards"):
         parse_fleet(backwards)
 

@@ -1,6 +1,5 @@
 """Our tables pass their own check, and the check sees what it is meant to see."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
 import re
 import subprocess
 import sys

@@ -1,6 +1,5 @@
 """Device files people write, catalogue folders, and files written in malice or by accident."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
 import json
 from pathlib import Path
 

@@ -1,6 +1,5 @@
 """The device table against figures typed by hand from vendor pages, and how names are understood."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
 import math
 
 import pytest

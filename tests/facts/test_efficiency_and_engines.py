@@ -1,6 +1,5 @@
 """Shares, floors and engine reserves: measured values, pooling that says so, and the capacity oracle."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

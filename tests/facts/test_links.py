@@ -1,7 +1,5 @@
 """Link and memory generations against the published ones."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
-
 import pytest
 
 from bytebound.errors import UnknownNameError

@@ -1,6 +1,5 @@
 """Machine expressions: what is understood, what is refused, and that nothing else ever comes out."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
 import json
 
 import pytest

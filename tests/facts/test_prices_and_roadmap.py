@@ -1,6 +1,5 @@
 """Rental and purchase prices, the roadmap, and what DRAM has cost."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
 import pytest
 
 from bytebound.errors import QuantityError

@@ -1,6 +1,5 @@
 """The fits must reproduce the published growth rates, and recover a known one."""
 
-# ruff: noqa: D103 - the name of a test says what it checks
 import math
 
 import pytest

@@ -11,8 +11,10 @@ import pytest
 
 from bytebound.documents.work import Serve
 from bytebound.facts.formats import find_format
-from bytebound.ledger.inference import decode_ledger, kv_bytes_per_token, lay_out, prefill_ledger
+from bytebound.ledger.inference import decode_ledger, prefill_ledger
 from bytebound.ledger.ledger import ATTENTION, Ledger
+from bytebound.ledger.request import lay_out
+from bytebound.ledger.residence import kv_bytes_per_token
 from bytebound.ledger.table import OpTable, compile_table
 from bytebound.ledger.training import train_flop_per_token
 from bytebound.models import read_model
@@ -90,7 +92,9 @@ def test_kim_table_3(length, projections, scores, ffn):
     assert (moved(ledger, act) - softmax_passes) / 1e9 == pytest.approx(scores[1], abs=0.006)
 
 
-@pytest.mark.parametrize(("length", "giga_flops", "giga_bytes"), [(128, 22, 11.1), (512, 92, 46.2), (4096, 1012, 507.8)])
+@pytest.mark.parametrize(
+    ("length", "giga_flops", "giga_bytes"), [(128, 22, 11.1), (512, 92, 46.2), (4096, 1012, 507.8)]
+)
 def test_kim_gpt2_generates_a_whole_sequence(length, giga_flops, giga_bytes):
     """GPT-2 at 8 bits reads its weights for every token: intensity 2 at every length (Figs. 4-6).
 
@@ -116,7 +120,14 @@ def test_kim_gpt2_generates_a_whole_sequence(length, giga_flops, giga_bytes):
 
 @pytest.mark.parametrize(
     ("batch", "step_ms", "small_kv_ms"),
-    [(1, 4.98, 4.17), (8, 12.13, 5.60), (16, 20.30, 7.23), (32, 36.65, 10.50), (64, 69.33, 17.04), (240, 249.09, 52.99)],
+    [
+        (1, 4.98, 4.17),
+        (8, 12.13, 5.60),
+        (16, 20.30, 7.23),
+        (32, 36.65, 10.50),
+        (64, 69.33, 17.04),
+        (240, 249.09, 52.99),
+    ],
 )
 def test_scaling_book_llama_13b(batch, step_ms, small_kv_ms):
     """LLaMA-2-13B on 8 TPU v5e at 8,192 tokens: (26 + batch × KV) / 6.56 TB/s, also with a five times smaller KV.
@@ -149,7 +160,11 @@ def test_effective_bits_per_weight(name, bits):
 
 @pytest.mark.parametrize(
     ("model", "kv_bytes"),
-    [("deepseek-ai/DeepSeek-V3", 70_272), ("meta-llama/Llama-3.1-405B", 516_096), ("meta-llama/Llama-3.1-70B", 327_680)],
+    [
+        ("deepseek-ai/DeepSeek-V3", 70_272),
+        ("meta-llama/Llama-3.1-405B", 516_096),
+        ("meta-llama/Llama-3.1-70B", 327_680),
+    ],
 )
 def test_deepseek_isca_kv_per_token(model, kv_bytes):
     """KV bytes per token of the ISCA 2025 table (Qwen2.5-72B has Llama-70B's KV shape)."""
@@ -229,7 +244,12 @@ def test_kv_bytes_per_token_by_hand(config, kv_bytes):
 
 @pytest.mark.parametrize(
     ("model", "tokens_in_flight"),
-    [("meta-llama/Llama-3.1-8B", 123e3), ("mistralai/Mistral-7B-Instruct-v0.3", 111e3), ("Qwen/Qwen3-8B", 111e3), ("meta-llama/Llama-3.1-405B", 1.57e6)],
+    [
+        ("meta-llama/Llama-3.1-8B", 123e3),
+        ("mistralai/Mistral-7B-Instruct-v0.3", 111e3),
+        ("Qwen/Qwen3-8B", 111e3),
+        ("meta-llama/Llama-3.1-405B", 1.57e6),
+    ],
 )
 def test_weight_kv_crossover(model, tokens_in_flight):
     """Tokens in flight at which KV bytes equal all weight bytes: W / kv."""

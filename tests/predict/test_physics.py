@@ -13,7 +13,13 @@ import bytebound as bb
 from bytebound.documents.work import Serve
 from bytebound.predict.estimate import settle
 
-MODELS = ("meta-llama/Llama-3.1-8B", "Qwen/Qwen3-30B-A3B", "deepseek-ai/DeepSeek-V2-Lite", "google/gemma-2-2b-it", "Qwen/Qwen3-Next-80B-A3B-Instruct")
+MODELS = (
+    "meta-llama/Llama-3.1-8B",
+    "Qwen/Qwen3-30B-A3B",
+    "deepseek-ai/DeepSeek-V2-Lite",
+    "google/gemma-2-2b-it",
+    "Qwen/Qwen3-Next-80B-A3B-Instruct",
+)
 SETTINGS = {name: settle(name, "8x h100-sxm", "vllm") for name in MODELS}
 
 works = st.builds(
@@ -47,7 +53,14 @@ def test_nothing_is_under_the_floor(setting, work):
     assert (named["verdict"][0] == -1) == (not fits)
 
 
-@given(settings_, works, st.sampled_from(["memory_bytes_per_s", "flop_per_s", "scaleup_bytes_per_s", "scaleout_bytes_per_s", "host_bytes_per_s"]), st.floats(1.01, 8))
+@given(
+    settings_,
+    works,
+    st.sampled_from(
+        ["memory_bytes_per_s", "flop_per_s", "scaleup_bytes_per_s", "scaleout_bytes_per_s", "host_bytes_per_s"]
+    ),
+    st.floats(1.01, 8),
+)
 def test_a_higher_ceiling_never_slows(setting, work, ceiling, factor):
     """More bandwidth, rate or link speed never makes any time longer."""
     faster = replace(setting.ceilings, **{ceiling: getattr(setting.ceilings, ceiling) * factor})
@@ -137,7 +150,9 @@ def test_experts_read_are_those_hit():
     active = setting.architecture.active_parameters
 
     assert small["decode.weight_bytes"][0] == pytest.approx((active - 151_936 * 2048) * 2, rel=0.01)
-    assert large["decode.weight_bytes"][0] == pytest.approx((setting.architecture.parameters - 151_936 * 2048) * 2, rel=0.01)
+    assert large["decode.weight_bytes"][0] == pytest.approx(
+        (setting.architecture.parameters - 151_936 * 2048) * 2, rel=0.01
+    )
     assert small["weights_bytes"][0] == large["weights_bytes"][0]
 
 
@@ -157,7 +172,9 @@ def test_formats_without_hardware_multiply_in_16_bits():
     plain, fp8 = (setting.answer(Serve(batch=1, prompt=8000, output=1, weights=w)) for w in ("bf16", "fp8"))
 
     assert fp8["prefill.flops"][0] == plain["prefill.flops"][0]
-    assert fp8["prefill.share.3"][0] * fp8["prefill.seconds"][0] == pytest.approx(plain["prefill.share.3"][0] * plain["prefill.seconds"][0], rel=0.01)
+    assert fp8["prefill.share.3"][0] * fp8["prefill.seconds"][0] == pytest.approx(
+        plain["prefill.share.3"][0] * plain["prefill.seconds"][0], rel=0.01
+    )
     assert fp8["decode.weight_bytes"][0] < plain["decode.weight_bytes"][0] * 0.6
 
 
@@ -176,10 +193,14 @@ def test_vllm_kv_capacity(model, device, kv, tokens, tolerance):
     assert estimate.memory.max_kv_tokens == pytest.approx(tokens, rel=tolerance)
 
 
-@pytest.mark.parametrize(("batch", "measured_s"), [(8, 7.94e-3), (16, 9.77e-3), (32, 13.19e-3), (64, 20.05e-3), (128, 31.66e-3)])
+@pytest.mark.parametrize(
+    ("batch", "measured_s"), [(8, 7.94e-3), (16, 9.77e-3), (32, 13.19e-3), (64, 20.05e-3), (128, 31.66e-3)]
+)
 def test_measured_tpot_is_inside_the_interval(batch, measured_s):
     """Llama-3.1-8B bf16 on one H100 under TensorRT-LLM, 1,024 in and 128 out (aiconfigurator-core 0.12 silicon sample)."""
-    found = bb.estimate("meta-llama/Llama-3.1-8B", "h100-sxm", Serve(batch=batch, prompt=1024, output=128, engine="tensorrt-llm")).tpot_s
+    found = bb.estimate(
+        "meta-llama/Llama-3.1-8B", "h100-sxm", Serve(batch=batch, prompt=1024, output=128, engine="tensorrt-llm")
+    ).tpot_s
 
     assert found.low <= measured_s <= found.high
     assert found.value == pytest.approx(measured_s, rel=0.2)

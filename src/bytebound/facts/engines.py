@@ -100,7 +100,7 @@ def _engine(row: Mapping[str, str]) -> Engine:
         reserve_bytes=float(row["reserve_bytes"]),
         block_tokens=int(row["block_tokens"]),
         max_batched_tokens=int(row["max_batched_tokens"]),
-        profiled_sequences=int(row["profiled_sequences_count"]),
+        profiled_sequences=int(row["profiled_sequences_count"] or 0),
         host_s_per_step=float(row["host_s_per_step"]),
         host_s_per_request=float(row["host_s_per_request"]),
         status=row["status"],

@@ -1,4 +1,4 @@
-"""The inference ledger: decode steps, prefill passes and resident bytes of one device.
+"""The inference ledger: decode steps and prefill passes of one device.
 
 Every function broadcasts: request quantities have shape (requests,), rows of a table (rows, 1), results
 (rows, requests). The formulas are stated once, here.
@@ -6,12 +6,10 @@ Every function broadcasts: request quantities have shape (requests,), rows of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.facts.formats import bits_of
 from bytebound.ledger import table as t
 from bytebound.ledger.ledger import (
     ALL_REDUCE,
@@ -28,106 +26,21 @@ from bytebound.ledger.ledger import (
     Ledger,
     stack,
 )
-from bytebound.ledger.precision import cache_bits, math_codes, table_bits, weight_bits
+from bytebound.ledger.request import expert_plan, kv_share, shard_fraction
+from bytebound.ledger.residence import kv_bytes_per_token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bytebound.documents.work import Serve
-    from bytebound.ledger.table import OpTable, Products, Scores
+    from bytebound.ledger.request import Request
+    from bytebound.ledger.table import OpTable, Scores
 
     Array = NDArray[Any]
 
-KV_GROWTH_EXPONENT = 1 / 3
-"""KV bytes per token against parameters as a model family grows: Llama-3.1 8B -> 70B -> 405B gives 0.42 and 0.26."""
-WIDTH_GROWTH_EXPONENT = 1 / 3
-"""Activation width against parameters for isotropic growth (depth × width²); Llama-3.1 8B -> 405B gives 0.35."""
 STATE_PASSES = 2.0
 """A recurrent state is read and written once per step."""
 SCORE_PASSES = 4.0
 """Eager attention writes scores, reads them for softmax, writes probabilities and reads them for the weighted sum."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A Serve request as float arrays of shape (requests,) or (1,), with what the engine and checkpoint fill in."""
-
-    batch: Array
-    prompt: Array
-    output: Array
-    tp: Array
-    pp: Array
-    ep: Array
-    dp: Array
-    chunk: Array
-    prefix_hit: Array
-    offload_hit: Array
-    draft: Array
-    images: Array
-    scale: Array
-    kv_bits: Array
-    weight_bits: Array
-    table_bits: Array
-    math: NDArray[np.int64]
-    activation_bytes: float
-    eager: bool
-    disaggregated: Array
-    profiled: float
-
-    @property
-    def microbatch(self) -> Array:
-        """Sequences that pass a pipeline stage together."""
-        return np.maximum(self.batch / self.pp, 1.0)
-
-    @property
-    def width_scale(self) -> Array:
-        """Activation width of the grown model over today's."""
-        return self.scale**WIDTH_GROWTH_EXPONENT
-
-    @property
-    def kv_scale(self) -> Array:
-        """KV bytes per token of the grown model over today's."""
-        return self.scale**KV_GROWTH_EXPONENT
-
-
-def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float, profiled: float = 0.0) -> Request:
-    """Return ``work`` as arrays, with precision resolved against the checkpoint and chunk against the engine.
-
-    ``profiled`` is how many sequences the engine's start-up profiling pass assumes (0: it has none).
-    """
-
-    def flat(value: Any) -> Array:
-        return np.atleast_1d(
-            np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value, dtype=float)
-        ).ravel()
-
-    def names(value: Any) -> NDArray[np.str_]:
-        return np.atleast_1d(np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value)).ravel()
-
-    chunk = flat(work.chunk)
-    weights = names(work.weights)
-    return Request(
-        batch=flat(work.batch), prompt=flat(work.prompt), output=flat(work.output), tp=flat(work.tp), pp=flat(work.pp),
-        ep=flat(work.ep), dp=flat(work.dp), chunk=np.where(chunk > 0, chunk, engine_chunk),
-        prefix_hit=flat(work.prefix_hit), offload_hit=flat(work.offload_hit), draft=flat(work.draft_tokens),
-        images=flat(work.images), scale=flat(work.model_scale), kv_bits=cache_bits(names(work.kv), dtype),
-        weight_bits=weight_bits(table.products, weights), table_bits=table_bits(table.streams, weights),
-        math=math_codes(table.products, weights, work.activations),
-        activation_bytes=float(bits_of(work.activations)) / 8, eager=work.attention == "eager",
-        disaggregated=flat(work.disaggregated), profiled=profiled,
-    )  # fmt: skip
-
-
-def shard_fraction(shard: NDArray[np.int64], units: Array, degree: Array) -> Array:
-    """Return the share of a weight the fullest of ``degree`` devices holds, (rows, requests).
-
-    Whole units (attention heads) are dealt out: with more devices than units the units are replicated.
-    """
-    whole = np.where(units > 0, units, np.inf)[:, None]
-    dealt = np.where(
-        np.isfinite(whole), np.ceil(whole / degree) / np.where(np.isfinite(whole), whole, 1.0), 1.0 / degree
-    )
-    return np.asarray(np.where((shard == t.REPLICATE)[:, None], 1.0, dealt))
 
 
 def experts_hit(copies: Array, active: Array, tokens: Array) -> Array:
@@ -136,12 +49,6 @@ def experts_hit(copies: Array, active: Array, tokens: Array) -> Array:
     Source: expectation of distinct bins; levers of MoE batching (DeepSeek-V3 technical report section 3.4).
     """
     return copies * -np.expm1(tokens * np.log1p(-np.minimum(active / copies, 1 - 1e-12)))
-
-
-def _expert_plan(p: Products, r: Request) -> tuple[Array, Array, Array]:
-    """Return (is expert row, tokens multiplier of the expert group, tensor degree inside an expert)."""
-    is_expert = (p.copies > 1)[:, None]
-    return is_expert, np.maximum(1.0, r.ep / r.tp), np.maximum(1.0, r.tp / r.ep)
 
 
 def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Ledger:
@@ -156,7 +63,7 @@ def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Le
     p = table.products
     n = tokens[p.stream] * p.token_scale[:, None]
     working = n > 0
-    is_expert, group_tokens, expert_tp = _expert_plan(p, r)
+    is_expert, group_tokens, expert_tp = expert_plan(p, r)
     body = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
     grown = np.where(body, r.scale, r.width_scale)
     wide = np.where(body, r.width_scale, 1.0)
@@ -186,21 +93,6 @@ def reads_at(s: Scores, context: Array) -> Array:
     """Return keys one query reads at ``context`` tokens, (rows, requests): the window, the selection or all of them."""
     inside = np.minimum(context, s.window[:, None])
     return np.asarray(np.minimum(inside, s.selected[:, None]))
-
-
-def kv_bytes_at(s: Scores, context: Array, kv_bits: Array) -> Array:
-    """Return KV bytes one sequence keeps per occurrence of each row at ``context`` tokens, unsharded.
-
-    Source: 2 n_kv d_h per token (GQA), d_c + d_r (MLA); windows keep at most their width; an indexer keeps all.
-    """
-    kept = np.minimum(context, s.window[:, None])
-    return np.asarray((s.own[:, None] * kept + s.index_elements[:, None] * context) * kv_bits / 8)
-
-
-def kv_share(s: Scores, tp: Array) -> Array:
-    """Return the share of the KV cache on the fullest of ``tp`` devices; latents are replicated."""
-    heads = s.kv_heads[:, None]
-    return np.asarray(np.where((s.kind == t.LATENT)[:, None], 1.0, np.ceil(heads / tp) / heads))
 
 
 def _pairs(count: Array, limit: Array) -> Array:
@@ -444,82 +336,3 @@ def prefill_ledger(table: OpTable, r: Request, requests: Array) -> Ledger:
             )
         )
     return stack(parts)
-
-
-def kv_bytes_per_token(table: OpTable, r: Request) -> Array:
-    """Return KV bytes per token on one device while every window has room, (requests,)."""
-    s = table.scores
-    mains = (s.stream == t.MAIN) & (s.kind != t.CROSSED)
-    each = (s.own + s.index_elements)[:, None] * kv_share(s, r.tp) * (s.repeat * mains)[:, None]
-    return np.asarray(each.sum(axis=0) * r.kv_bits / 8 * r.kv_scale / r.pp)
-
-
-def kv_bytes_per_sequence(table: OpTable, r: Request, context: Array) -> Array:
-    """Return KV and state bytes one sequence of ``context`` tokens keeps on one device, (requests,)."""
-    s, x = table.scores, table.streams
-    mains = ((s.stream == t.MAIN) & (s.kind != t.CROSSED))[:, None]
-    self_kv = np.where(mains, kv_bytes_at(s, context, r.kv_bits) * kv_share(s, r.tp), 0.0)
-    crossed = (s.kind == t.CROSSED) & (s.stream == t.MAIN) & (table.kind == "decoder")
-    cross_tokens = table.encoder_tokens or r.prompt
-    cross_kv = (s.kv_heads * (s.qk_dim + s.v_dim) * crossed)[:, None] * cross_tokens * r.kv_bits / 8 * kv_share(s, r.tp)
-    kept = ((self_kv + cross_kv) * s.repeat[:, None]).sum(axis=0) * r.kv_scale
-    states = (x.state_bytes * x.repeat).sum() / r.tp
-    return np.asarray((kept + states) / r.pp)
-
-
-def resident_weight_bytes(table: OpTable, r: Request) -> Array:
-    """Return weight bytes the fullest device holds, (requests,): its share of every layer it serves, plus an end.
-
-    With a pipeline the fullest stage holds ⌈layers / pp⌉ layers and either the embedding or the head.
-    """
-    p, x = table.products, table.streams
-    is_expert, _, expert_tp = _expert_plan(p, r)
-    body_rows = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
-    share = shard_fraction(p.shard, p.units, np.where(is_expert, expert_tp, r.tp))
-    held = np.where(is_expert, np.ceil(p.copies[:, None] / r.ep), 1.0)
-    each = p.elements[:, None] * r.weight_bits / 8 * share * held * p.repeat[:, None] * (1 - p.tied[:, None])
-    matrices = np.where(body_rows, each * r.scale, 0.0).sum(axis=0)
-    head = np.where(body_rows, 0.0, each * r.width_scale).sum(axis=0)
-    tables = x.elements[:, None] * r.table_bits / 8 * x.repeat[:, None]
-    looked_up = (x.looked_up > 0)[:, None]
-    small = np.where(looked_up, 0.0, tables).sum(axis=0)
-    embedding = np.where(looked_up, tables, 0.0).sum(axis=0) / r.tp * r.width_scale
-    stage = np.minimum(np.ceil(table.layers / r.pp) / table.layers, 1.0)
-    ends = np.where(
-        r.pp > 1, np.maximum(embedding, np.maximum(head, embedding * (p.tied.max(initial=0) > 0))), embedding + head
-    )
-    return np.asarray((matrices + small) * stage + ends)
-
-
-def activation_peak_bytes(table: OpTable, r: Request) -> Array:
-    """Return the largest set of activations alive at once in one step, (requests,).
-
-    The widest product of a step, its input, its output and the residual stream are alive together; eager attention
-    adds one layer's scores; logits of the sampled positions are kept in fp32. Engines that profile at start keep the peak of a
-    full chunk and their largest batch free for ever. An estimate with an interval, not a bound.
-    """
-    p, s = table.products, table.scores
-    encoder_only = table.kind != "decoder"
-    per_request = np.maximum(table.main_tokens, 1.0) if table.kind == "denoiser" else r.prompt
-    if encoder_only:
-        step_tokens = r.batch * per_request
-    else:
-        asked = r.chunk if r.profiled else np.minimum(np.maximum(r.prompt, r.batch), r.chunk)
-        step_tokens = np.maximum(asked, r.batch)
-    inner = np.array([role not in {"head", "embedding", "expert"} for role in p.roles])
-    mains = inner & (p.stream == t.MAIN)
-    share = shard_fraction(p.shard, p.units, r.tp)
-    widths = (
-        p.inputs[:, None] + p.outputs[:, None] * np.where((p.shard == t.ROW)[:, None], 1.0, share)
-    ) * p.token_scale[:, None]
-    widest = np.where(mains[:, None], widths, 0.0).max(axis=0, initial=0.0)
-    experts = np.where(
-        (p.copies > 1)[:, None], p.active[:, None] * (p.inputs + p.outputs)[:, None] / np.maximum(r.tp, r.ep), 0.0
-    )
-    widest = np.maximum(widest, experts.max(axis=0, initial=0.0))
-    alive = step_tokens * (2 * table.hidden + widest) * r.activation_bytes * r.width_scale
-    heads = np.ceil(s.heads[:, None] / r.tp).max(axis=0, initial=0.0)
-    scores = step_tokens * np.minimum(r.prompt, per_request) * heads * r.activation_bytes if r.eager else 0.0
-    vocabulary = np.where(p.shard == t.VOCAB, p.outputs, 0.0).max(initial=0.0)
-    logits = np.maximum(r.batch, r.profiled) * vocabulary * 4.0 / r.tp if not encoder_only else 0.0
-    return np.asarray(alive + scores + logits)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.ledger import table as t
-from bytebound.ledger.inference import KV_GROWTH_EXPONENT, WIDTH_GROWTH_EXPONENT
+from bytebound.ledger.request import KV_GROWTH_EXPONENT, WIDTH_GROWTH_EXPONENT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

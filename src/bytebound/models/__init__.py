@@ -56,11 +56,15 @@ def is_folder(name: str) -> bool:
 
 
 def read_folder(folder: Path) -> Architecture:
-    """Return the architecture of a model folder: its config, else its only checkpoint.
+    """Return the architecture of a model folder: its config with the formats of the checkpoint beside it, if there is one.
 
     Raises:
-        DocumentError: the folder holds none of them.
+        DocumentError: the folder holds no model.
     """
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        from bytebound.models.safetensors import read_safetensors  # noqa: PLC0415
+
+        return read_safetensors(folder)
     for config in ("config.json", "transformer/config.json", "unet/config.json"):
         if (folder / config).is_file():
             return read_model(str(folder / config))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.ledger.inference import lay_out
 from bytebound.ledger.ledger import MATH
+from bytebound.ledger.request import lay_out
 from bytebound.predict.prediction import predict
 
 if TYPE_CHECKING:

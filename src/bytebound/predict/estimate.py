@@ -14,7 +14,8 @@ from bytebound.documents.values import Interval, Provenance
 from bytebound.errors import QuantityError
 from bytebound.facts.engines import Engine, find_engine
 from bytebound.facts.machines import find_machine
-from bytebound.ledger.inference import kv_bytes_per_token, lay_out
+from bytebound.ledger.request import lay_out
+from bytebound.ledger.residence import kv_bytes_per_token
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
 from bytebound.predict.answers import answer, run

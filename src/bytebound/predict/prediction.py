@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.ledger import inference
+from bytebound.ledger import inference, residence
 from bytebound.predict.roofline import (
     COMPUTE,
     HOST_LINK,
@@ -24,8 +24,8 @@ from bytebound.predict.roofline import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bytebound.ledger.inference import Request
     from bytebound.ledger.ledger import Ledger
+    from bytebound.ledger.request import Request
     from bytebound.ledger.table import OpTable
 
     Array = NDArray[Any]
@@ -100,14 +100,14 @@ def reside(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads) ->
     """Return what is resident per device. KV is counted with every sequence at its full length, in whole pages."""
     length = r.prompt + r.output
     paged = np.ceil(length / engine.block_tokens) * engine.block_tokens
-    per_sequence = inference.kv_bytes_per_sequence(table, r, paged)
+    per_sequence = residence.kv_bytes_per_sequence(table, r, paged)
     decoder = table.kind == "decoder"
-    weights = inference.resident_weight_bytes(table, r)
-    activations = inference.activation_peak_bytes(table, r)
+    weights = residence.resident_weight_bytes(table, r)
+    activations = residence.activation_peak_bytes(table, r)
     usable = ceilings.memory_bytes * engine.memory_share
     reserve = engine.reserve_bytes + np.zeros_like(weights + usable)
     kv = (r.batch * per_sequence if decoder else np.zeros_like(per_sequence)) + np.zeros_like(weights)
-    per_token = inference.kv_bytes_per_token(table, r)
+    per_token = residence.kv_bytes_per_token(table, r)
     room = np.maximum(usable - weights - activations - reserve, 0.0)
     held = np.divide(room * paged, per_sequence, out=np.zeros_like(room * paged), where=per_sequence > 0)
     straight = np.divide(room, per_token, out=np.zeros_like(room * per_token), where=per_token > 0)
@@ -142,7 +142,7 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
         prefill_request = prefill.total / r.pp
     accepted = _accepted_tokens(r.draft, acceptance)
     per_token = decode.total * (1 + r.draft * draft_cost) / accepted
-    residence = reside(table, r, ceilings, engine)
+    held = reside(table, r, ceilings, engine)
     if encoder_only:
         request, tpot = ttft, np.full_like(ttft, np.nan)
         tokens_per_s = r.dp * r.pp * r.batch * r.prompt / ttft
@@ -166,11 +166,11 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
             r.output * per_token / decode.total
         )
     binds = spent.argmax(axis=0)
-    verdict = np.where(residence.fits, binds, CAPACITY)
+    verdict = np.where(held.fits, binds, CAPACITY)
     shape = np.broadcast_shapes(ttft.shape, tokens_per_s.shape, verdict.shape)
     ttft, tpot, request, tokens_per_s = (np.broadcast_to(x, shape) for x in (ttft, tpot, request, tokens_per_s))
     return Prediction(
-        decode, prefill, decode_ledger, prefill_ledger, residence, ttft, tpot, request, tokens_per_s,
+        decode, prefill, decode_ledger, prefill_ledger, held, ttft, tpot, request, tokens_per_s,
         np.broadcast_to(prefill_request, shape),
         np.broadcast_to(decode_time, shape), np.broadcast_to(queue, shape), spent, np.broadcast_to(verdict, shape),
     )  # fmt: skip

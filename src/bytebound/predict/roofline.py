@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.documents.estimate import RESOURCES
 from bytebound.errors import PhysicsError
 from bytebound.ledger.ledger import ALL_REDUCE, ALL_TO_ALL, COLLECTIVE, HOST, SCALE_OUT, SEND, Ledger
 
@@ -16,16 +17,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 WEIGHT, KV, ACTIVATION, COMPUTE, SCALE_UP_LINK, SCALE_OUT_LINK, HOST_LINK, OVERHEAD = range(8)
-TIME_RESOURCES = (
-    "weight-bandwidth",
-    "kv-bandwidth",
-    "activation-bandwidth",
-    "compute",
-    "scale-up-link",
-    "scale-out-link",
-    "host-link",
-    "overhead",
-)
+TIME_RESOURCES = RESOURCES[1:]
 """What a second can be spent on; indices are the constants above."""
 
 

@@ -278,3 +278,22 @@ def trends_text(trends: Trends, page: Page) -> str:
         page=page,
         note="least squares of log(value) on time; --html FILE draws the points",
     )
+
+
+def fit_text(found: Any, page: Page) -> str:
+    """Return the edges of what fits."""
+
+    def shown(value: object) -> str:
+        return "nothing fits" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+    free = found.free_bytes
+    fields = [
+        ("fits as asked", "yes" if found.fits else "no"),
+        ("free memory", show_capacity(free) if free >= 0 else f"short by {show_capacity(-free)}"),
+        ("largest batch", shown(found.max_batch)),
+        ("longest prompt", shown(found.max_context_tokens)),
+        ("KV tokens", f"{found.max_kv_tokens:,.0f}"),
+        ("fewest devices (TP)", shown(found.min_devices)),
+        ("widest weights", shown(found.weights)),
+    ]
+    return record_text(title=f"{found.model} on {found.machine}", fields=fields, page=page)

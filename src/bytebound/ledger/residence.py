@@ -1,0 +1,106 @@
+"""What stays in memory: weights, KV cache and states, and the activation peak, on the fullest device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.ledger import table as t
+from bytebound.ledger.request import expert_plan, kv_share, shard_fraction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bytebound.ledger.request import Request
+    from bytebound.ledger.table import OpTable, Scores
+
+    Array = NDArray[Any]
+
+
+def kv_bytes_at(s: Scores, context: Array, kv_bits: Array) -> Array:
+    """Return KV bytes one sequence keeps per occurrence of each row at ``context`` tokens, unsharded.
+
+    Source: 2 n_kv d_h per token (GQA), d_c + d_r (MLA); windows keep at most their width; an indexer keeps all.
+    """
+    kept = np.minimum(context, s.window[:, None])
+    return np.asarray((s.own[:, None] * kept + s.index_elements[:, None] * context) * kv_bits / 8)
+
+
+def kv_bytes_per_token(table: OpTable, r: Request) -> Array:
+    """Return KV bytes per token on one device while every window has room, (requests,)."""
+    s = table.scores
+    mains = (s.stream == t.MAIN) & (s.kind != t.CROSSED)
+    each = (s.own + s.index_elements)[:, None] * kv_share(s, r.tp) * (s.repeat * mains)[:, None]
+    return np.asarray(each.sum(axis=0) * r.kv_bits / 8 * r.kv_scale / r.pp)
+
+
+def kv_bytes_per_sequence(table: OpTable, r: Request, context: Array) -> Array:
+    """Return KV and state bytes one sequence of ``context`` tokens keeps on one device, (requests,)."""
+    s, x = table.scores, table.streams
+    mains = ((s.stream == t.MAIN) & (s.kind != t.CROSSED))[:, None]
+    self_kv = np.where(mains, kv_bytes_at(s, context, r.kv_bits) * kv_share(s, r.tp), 0.0)
+    crossed = (s.kind == t.CROSSED) & (s.stream == t.MAIN) & (table.kind == "decoder")
+    cross_tokens = table.encoder_tokens or r.prompt
+    cross_kv = (s.kv_heads * (s.qk_dim + s.v_dim) * crossed)[:, None] * cross_tokens * r.kv_bits / 8 * kv_share(s, r.tp)
+    kept = ((self_kv + cross_kv) * s.repeat[:, None]).sum(axis=0) * r.kv_scale
+    states = (x.state_bytes * x.repeat).sum() / r.tp
+    return np.asarray((kept + states) / r.pp)
+
+
+def resident_weight_bytes(table: OpTable, r: Request) -> Array:
+    """Return weight bytes the fullest device holds, (requests,): its share of every layer it serves, plus an end.
+
+    With a pipeline the fullest stage holds ⌈layers / pp⌉ layers and either the embedding or the head.
+    """
+    p, x = table.products, table.streams
+    is_expert, _, expert_tp = expert_plan(p, r)
+    body_rows = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
+    share = shard_fraction(p.shard, p.units, np.where(is_expert, expert_tp, r.tp))
+    held = np.where(is_expert, np.ceil(p.copies[:, None] / r.ep), 1.0)
+    each = p.elements[:, None] * r.weight_bits / 8 * share * held * p.repeat[:, None] * (1 - p.tied[:, None])
+    matrices = np.where(body_rows, each * r.scale, 0.0).sum(axis=0)
+    head = np.where(body_rows, 0.0, each * r.width_scale).sum(axis=0)
+    tables = x.elements[:, None] * r.table_bits / 8 * x.repeat[:, None]
+    looked_up = (x.looked_up > 0)[:, None]
+    small = np.where(looked_up, 0.0, tables).sum(axis=0)
+    embedding = np.where(looked_up, tables, 0.0).sum(axis=0) / r.tp * r.width_scale
+    stage = np.minimum(np.ceil(table.layers / r.pp) / table.layers, 1.0)
+    ends = np.where(
+        r.pp > 1, np.maximum(embedding, np.maximum(head, embedding * (p.tied.max(initial=0) > 0))), embedding + head
+    )
+    return np.asarray((matrices + small) * stage + ends)
+
+
+def activation_peak_bytes(table: OpTable, r: Request) -> Array:
+    """Return the largest set of activations alive at once in one step, (requests,).
+
+    The widest product of a step, its input, its output and the residual stream are alive together; eager attention
+    adds one layer's scores; logits of the sampled positions are kept in fp32. Engines that profile at start keep the peak of a
+    full chunk and their largest batch free for ever. An estimate with an interval, not a bound.
+    """
+    p, s = table.products, table.scores
+    encoder_only = table.kind != "decoder"
+    per_request = np.maximum(table.main_tokens, 1.0) if table.kind == "denoiser" else r.prompt
+    if encoder_only:
+        step_tokens = r.batch * per_request
+    else:
+        asked = r.chunk if r.profiled else np.minimum(np.maximum(r.prompt, r.batch), r.chunk)
+        step_tokens = np.maximum(asked, r.batch)
+    inner = np.array([role not in {"head", "embedding", "expert"} for role in p.roles])
+    mains = inner & (p.stream == t.MAIN)
+    share = shard_fraction(p.shard, p.units, r.tp)
+    widths = (
+        p.inputs[:, None] + p.outputs[:, None] * np.where((p.shard == t.ROW)[:, None], 1.0, share)
+    ) * p.token_scale[:, None]
+    widest = np.where(mains[:, None], widths, 0.0).max(axis=0, initial=0.0)
+    experts = np.where(
+        (p.copies > 1)[:, None], p.active[:, None] * (p.inputs + p.outputs)[:, None] / np.maximum(r.tp, r.ep), 0.0
+    )
+    widest = np.maximum(widest, experts.max(axis=0, initial=0.0))
+    alive = step_tokens * (2 * table.hidden + widest) * r.activation_bytes * r.width_scale
+    heads = np.ceil(s.heads[:, None] / r.tp).max(axis=0, initial=0.0)
+    scores = step_tokens * np.minimum(r.prompt, per_request) * heads * r.activation_bytes if r.eager else 0.0
+    vocabulary = np.where(p.shard == t.VOCAB, p.outputs, 0.0).max(initial=0.0)
+    logits = np.maximum(r.batch, r.profiled) * vocabulary * 4.0 / r.tp if not encoder_only else 0.0
+    return np.asarray(alive + scores + logits)
