@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 MAIN, SEQUENCE, ENCODER, CROSS = range(4)
 """Whose tokens a row works on: the main tower's, one per sequence, an encoder tower's, keys of the encoder in the decoder."""
 
+LAYER_ROLES = frozenset({"attention", "mlp", "expert", "mixer", "conv"})
+"""A block is a layer (and can be a pipeline stage's) when it does one of these; embedding and head blocks do not."""
+
 REPLICATE, COLUMN, ROW, VOCAB = range(4)
 SHARDS = {"replicate": REPLICATE, "column": COLUMN, "row": ROW, "vocab": VOCAB}
 FULL, WINDOW, CHUNK, LATENT, CROSSED = range(5)
@@ -153,11 +156,7 @@ def compile_table(architecture: Architecture, *, fused: bool = True) -> OpTable:
         for tensor in op.tensors()
         if not tensor.tied
     )
-    layers = max((block.repeat for block in main.blocks), default=1)
-    if main.kind == "decoder":
-        layers = sum(
-            b.repeat for b in main.blocks if any(isinstance(o, Attention | Recurrence | Linear) for o in b.operators)
-        )
+    layers = sum(block.repeat for block in main.blocks if any(op.role in LAYER_ROLES for op in block.operators))
     return OpTable(
         kind=main.kind,
         hidden=float(main.hidden),

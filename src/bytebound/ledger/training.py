@@ -128,11 +128,7 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
     gathered = np.where(np.asarray(work.zero) >= 3, 2 * 2.0 * psi / np.maximum(table.layers / pp, 1.0), 0.0)
     mains = p.stream != t.ENCODER
     per_token = (p.flop_per_token * p.active * p.repeat * mains).sum() * scale
-    keys = (
-        np.minimum(seq / 2, np.where(np.isfinite(s.window), s.window, seq[..., None] if seq.ndim else seq))
-        if s.window.size
-        else np.zeros(1)
-    )
+    keys = np.minimum(seq[..., None] / 2, s.window)
     attention = (2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat * keys / s.stride).sum(
         axis=-1
     ) * scale**KV_GROWTH_EXPONENT

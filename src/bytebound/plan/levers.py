@@ -143,7 +143,10 @@ def change_tp(factor: float) -> Callable[[Case, Today], Case | Refusal]:
         work = case.work
         if isinstance(work, Serve):
             return replace(
-                case, work=replace(work, tp=wanted, ep=max(1, min(int(work.ep * factor), wanted * int(work.dp))))
+                case,
+                work=replace(
+                    work, tp=wanted, ep=1 if work.ep == 1 else max(1, min(int(work.ep * factor), wanted * int(work.dp)))
+                ),
             )
         dp = max(1, int(int(work.dp) / factor))
         return replace(case, work=replace(work, tp=wanted, dp=dp))
