@@ -202,7 +202,8 @@ def collective_rows(table: OpTable, r: Request, tokens: Array, passes: Array) ->
     n = tokens[p.stream] * p.token_scale[:, None]
     hidden = p.outputs[:, None] * r.width_scale * r.activation_bytes
     payload = n * hidden
-    exchanged = payload * np.minimum(p.active[:, None], r.ep)
+    # a device sends the tokens it owns: those of the replica are dealt to the devices that share its attention
+    exchanged = payload * np.minimum(p.active[:, None], r.ep) / np.minimum(r.tp, r.ep)
     by_exchange = (r.ep > 1)[None, :]
     head = np.flatnonzero(p.shard == t.VOCAB)
     logits = n[head] * p.outputs[head, None] * r.activation_bytes / r.tp

@@ -295,7 +295,8 @@ def _scores(rows: list[tuple[int, Block, Attention]]) -> Scores:
 
 
 def _streams(rows: list[tuple[int, Block, object]]) -> Streams:
-    kept = [(s, b, op) for s, b, op in rows if isinstance(op, Norm | Embedding | Recurrence | Parameter)]
+    small = [(stream, block, _bias(op) if isinstance(op, Linear | Conv) else op) for stream, block, op in rows]
+    kept = [(s, b, op) for s, b, op in small if isinstance(op, Norm | Embedding | Recurrence | Parameter)]
     ops = [op for _, _, op in kept]
 
     def width(op: Norm | Embedding | Recurrence | Parameter) -> float:
@@ -307,7 +308,7 @@ def _streams(rows: list[tuple[int, Block, object]]) -> Streams:
     return Streams(
         names=tuple(op.name for op in ops),
         roles=tuple(op.role for op in ops),
-        stored=tuple(op.stored if isinstance(op, Embedding | Parameter) else "bf16" for op in ops),
+        stored=tuple("fp32" if isinstance(op, Recurrence) else op.stored for op in ops),
         stream=_ints(stream for stream, _, _ in kept),
         repeat=_floats(block.repeat for _, block, _ in kept),
         width=_floats(width(op) for op in ops),
@@ -318,6 +319,13 @@ def _streams(rows: list[tuple[int, Block, object]]) -> Streams:
         state_bytes=_floats(state(op) for op in ops),
         launches=_floats(0.0 if isinstance(op, Parameter) else 1.0 for op in ops),
     )
+
+
+def _bias(op: Linear | Conv) -> Parameter | None:
+    """Return the bias of a product as a small parameter, None where it has none."""
+    if not op.bias:
+        return None
+    return Parameter(f"{op.name}.bias", (op.outputs,), op.bias_stored, op.copies if isinstance(op, Linear) else 1)
 
 
 def matrix_bits(stored: str, inputs: float) -> float:

@@ -11,10 +11,10 @@ from bytebound.report.page import draw, grid, heading, indented, labelled
 from bytebound.report.words import (
     FIX_SIGNS,
     SIGNS,
+    bill,
     cheapest,
     clean,
     horizon_words,
-    interval,
     metric,
     month_name,
     month_short,
@@ -145,14 +145,7 @@ def _headrooms(workload: WorkloadAudit) -> list[str]:
 def _metrics(workload: WorkloadAudit) -> list[str]:
     parts = [" ".join(metric(name, value)) for name, value in workload.metrics.items()]
     batch = [] if workload.best_batch is None else [f"best batch {workload.best_batch}"]
-    return [*batch, *parts, _bill(workload)]
-
-
-def _bill(workload: WorkloadAudit) -> str:
-    if workload.usd_per_month is None:
-        return "price unknown"
-    value, _, band = interval(workload.usd_per_month, usd).partition(" (")
-    return f"{value}/month ({band}" if band else f"{value}/month"
+    return [*batch, *parts, bill(workload)]
 
 
 def _fix_table(fixes: Sequence[Fix], months: Sequence[str], *, wide: bool) -> RenderableType:

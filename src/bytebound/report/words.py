@@ -260,3 +260,11 @@ def metric(name: str, value: Interval) -> tuple[str, str]:
     """Return the label and the printed interval of one metric; unknown ones print their name and three digits."""
     label, show = METRICS.get(name, (clean(name), significant))
     return label, interval(value, show)
+
+
+def bill(workload: WorkloadAudit) -> str:
+    """Return what a workload costs a month, with its range."""
+    if workload.usd_per_month is None:
+        return "price unknown"
+    value, _, band = interval(workload.usd_per_month, usd).partition(" (")
+    return f"{value}/month ({band}" if band else f"{value}/month"

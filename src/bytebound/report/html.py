@@ -1,0 +1,152 @@
+"""One self-contained page for a document: no request leaves it, and it opens from a disk in ten years."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bytebound.report import words
+from bytebound.report.charts import CONFIG, Chart, fixes_chart, headroom_chart, pool_chart, roofline_chart
+from bytebound.report.terminal_estimate import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2 import Environment
+
+    from bytebound.documents.audit import Audit
+
+START = """
+const source = JSON.parse(document.getElementById("bb-charts").textContent);
+const options = {mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: source.config};
+const draw = async () => {
+  for (const [id, spec] of Object.entries(source.charts)) {
+    const place = document.getElementById(id);
+    try { await vegaEmbed(place, spec, options); }
+    catch (error) { place.textContent = "This chart could not be drawn; its data is in the table below."; console.error(id, error); }
+  }
+  document.documentElement.dataset.charts = "drawn";
+};
+const folded = () => [...document.querySelectorAll("details.print")];
+addEventListener("beforeprint", () => folded().forEach((part) => { part.dataset.was = part.open; part.open = true; }));
+addEventListener("afterprint", () => folded().forEach((part) => { part.open = part.dataset.was === "true"; }));
+draw();
+"""
+
+
+def audit_html(audit: Audit) -> str:
+    """Return the audit as one page: verdicts first, then the evidence, then how to get it again."""
+    headrooms = [headroom_chart(w, audit.months, place=i) for i, w in enumerate(audit.workloads)]
+    points = [point for workload in audit.workloads for point in workload.roofline]
+    roofline = roofline_chart(points) if points else None
+    fixes = fixes_chart(audit)
+    pools = [pool_chart(pool, audit.months, place=i) for i, pool in enumerate(audit.pools)]
+    charts = [*headrooms, *([roofline] if roofline else []), *([fixes] if fixes.rows else []), *pools]
+    sources = dict.fromkeys((p.what, p.how, p.source) for w in audit.workloads for p in w.provenance)
+    return page_html(
+        "audit.html.j2",
+        title=f"Memory-wall audit of {words.clean(audit.name)}",
+        charts=charts,
+        audit=audit,
+        headrooms=headrooms,
+        roofline=roofline,
+        fixes=fixes if fixes.rows else None,
+        pools=pools,
+        sources=list(sources),
+        command=_command(audit),
+    )
+
+
+def _command(audit: Audit) -> str:
+    stated = audit.run.get("command")
+    if stated:
+        return stated
+    file = quoted(words.clean(audit.run.get("file", "FLEET.toml")))
+    return f"bytebound audit {file} --months {len(audit.months)} --draws {audit.draws} --seed {audit.seed}"
+
+
+def page_html(template: str, *, title: str, charts: Sequence[Chart], **values: Any) -> str:
+    """Return a template filled, with the runtime, the charts and a policy that forbids every request."""
+    script = _runtime()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            title=title,
+            policy=_policy(script),
+            script=_markup(script),
+            data=_markup(_harmless({"config": CONFIG, "charts": {chart.id: chart.spec for chart in charts}})),
+            **values,
+        )
+    )
+
+
+@cache
+def _runtime() -> str:
+    """Return Vega, Vega-Lite and its embedder as one module, out of the installed package, and what starts them."""
+    import vl_convert  # noqa: PLC0415  (70 MB; only a page needs it)
+
+    bundle = vl_convert.javascript_bundle(START)
+    return bundle.replace("</", "<\\/") if "</script" in bundle.lower() else bundle
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _harmless(data: object) -> str:
+    """Return JSON that cannot end a script element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def _markup(text: str) -> object:
+    from markupsafe import Markup  # noqa: PLC0415
+
+    return Markup(text)  # noqa: S704  (the runtime, and JSON without a single < > or &)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415  (only a page needs it)
+
+    environment = Environment(
+        loader=PackageLoader("bytebound.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "clean": words.clean,
+        "percent": words.percent,
+        "usd": words.usd,
+        "times": words.times,
+        "saving": words.saving,
+        "month": words.month_name,
+        "interval": words.interval,
+        "link": link,
+    }
+    environment.globals |= {"words": words}
+    return environment
+
+
+def link(source: str) -> object:
+    """Return a source as text in which an https address is a link (followed only when a reader clicks it)."""
+    from markupsafe import Markup, escape  # noqa: PLC0415
+
+    parts = words.clean(source).split(" ")
+    shown = [
+        Markup('<a href="{0}" rel="noreferrer">{0}</a>').format(part) if part.startswith("https://") else escape(part)
+        for part in parts
+    ]
+    return Markup(" ").join(shown)
