@@ -39,11 +39,13 @@ HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A workload as the fixes see it: its case and surface, its factors, its share of supply, and what a device costs."""
+    """A workload as the fixes see it: its case, surface and need, its share of supply, what a device costs."""
 
     case: Case
     axes: Axes
     now: Surface
+    need: Array
+    limit: NDArray[np.int64]
     today: Today
     factors: Factors
     base_demand: float
@@ -111,6 +113,8 @@ def replace_draws(s: Situation) -> Situation:
     f = s.factors
     return replace(
         s,
+        need=s.need[part],
+        limit=s.limit[part],
         factors=type(f)(f.demand[part], f.context[part], f.model[part], f.error[part]),
         supply=s.supply[part] if s.supply.shape[0] > 1 else s.supply,
     )
@@ -129,7 +133,7 @@ def _outcome(
     found = surface(changed, s.axes)
     old, new = float(s.now.device_s[spot]), float(found.device_s[spot])
     need, limit, _ = need_devices(found, s.factors, s.base_demand)
-    was, _, _ = need_devices(s.now, s.factors, s.base_demand)
+    was = s.need
     if from_month:
         months = np.arange(need.shape[1]) >= from_month
         need = np.where(months, need, was)
@@ -183,7 +187,7 @@ def _more_devices(s: Situation, before: Starves) -> Fix:
             "an edge workload runs on the device it has",
             source,
         )
-    need, limit, _ = need_devices(s.now, s.factors, s.base_demand)
+    need, limit = s.need, s.limit
     short = np.quantile(np.nan_to_num(need - s.supply, posinf=np.inf).max(axis=1), 0.9, method="lower")
     if not np.isfinite(short):
         return Fix(

@@ -334,8 +334,9 @@ def _conclude(s: Studied, share: Array, pool: Supply, fleet_need: FleetNeed) -> 
     now = today(s.case, s.surface)
     usd = None if pool.usd_per_hour is None else float(pool.usd_per_hour[-1])
     situation = Situation(
-        s.case, s.axes, s.surface, now, s.factors, s.base_demand, share, usd, s.workload.quality_floor
-    )
+        case=s.case, axes=s.axes, now=s.surface, need=s.need, limit=s.limit, today=now, factors=s.factors,
+        base_demand=s.base_demand, supply=share, usd_per_hour=usd, quality_floor=s.workload.quality_floor,
+    )  # fmt: skip
     return workload_record(
         s, share, pool=pool, fleet_need=fleet_need, before=before, fixes=all_fixes(situation, before), now=now
     )
