@@ -1,92 +1,23 @@
-"""Charts as Vega-Lite specifications in plain dictionaries, each with its data as a table for people who cannot see it.
-
-Colours are CSS variables of the page, so that light, dark and print are the page's affair and need no second drawing.
-"""
+"""The charts of an audit, each with its data as a table for people who cannot see it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bytebound.report.vega import BAD, GOOD, INK, PALETTE, Chart, Spec, brief, frame, month_axis, unrolled
 from bytebound.report.words import clean, month_name, percent, saving, state_of
-from bytebound.units import show_rate, significant
+from bytebound.units import significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bytebound.documents.audit import Audit, Fix, Headroom, PoolAudit, RooflinePoint, WorkloadAudit
+    from bytebound.documents.audit import Audit, Fix, Headroom, PoolAudit, WorkloadAudit
 
-Spec = dict[str, Any]
-
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-PALETTE = [f"var(--c{i})" for i in range(10)]
-INK, MUTED, LINE, BAD, GOOD = "var(--ink)", "var(--muted)", "var(--line)", "var(--bad)", "var(--good)"
 ALL_TOGETHER = "all together"
+RESOURCES = ("capacity", "memory-bandwidth", "compute", "links", "overhead", "objective", "devices", "budget", "power")
 LOWEST, HIGHEST = 0.25, 16.0
 SHOWN_FIXES = 16
-FONT = "system-ui, sans-serif"
-
-CONFIG: Spec = {
-    "background": "transparent",
-    "font": FONT,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": MUTED,
-        "titleColor": MUTED,
-        "titleFontWeight": "normal",
-        "gridColor": LINE,
-        "domainColor": LINE,
-        "tickColor": LINE,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-    },
-    "legend": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "symbolStrokeWidth": 3, "labelLimit": 220},
-    "header": {"labelColor": INK, "titleColor": MUTED},
-    "range": {"category": PALETTE},
-    "text": {"color": INK},
-}
-"""How every chart looks; given to the embedder once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """One chart: its specification and, in words and numbers, what it shows."""
-
-    id: str
-    title: str
-    description: str
-    spec: Spec
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-
-def brief(value: float) -> float | None:
-    """Return ``value`` with four significant digits (None unless finite), to keep the page small."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
-
-
-def frame(*, height: int, **parts: Any) -> Spec:
-    """Return a specification as wide as its container."""
-    return {
-        "$schema": SCHEMA,
-        "width": "container",
-        "height": height,
-        "autosize": {"type": "fit", "contains": "padding"},
-        **parts,
-    }
-
-
-def month_axis(count: int) -> Spec:
-    """Return the x channel of months, labelled about six times."""
-    axis = {"format": "%b %y", "title": None, "grid": False, "tickCount": min(count, 6), "labelFlush": True}
-    return {"field": "month", "type": "temporal", "scale": {"type": "utc"}, "axis": axis}
-
-
-def unrolled(*names: str) -> list[Spec]:
-    """Return the transforms that turn one row of lists into one row a month."""
-    return [{"flatten": ["m", *names]}, {"calculate": "utcParse(datum.m, '%Y-%m')", "as": "month"}]
 
 
 def _ratio(values: Iterable[float]) -> list[float | None]:
@@ -96,6 +27,11 @@ def _ratio(values: Iterable[float]) -> list[float | None]:
 
 def _band(name: str, band: Headroom, months: Sequence[str]) -> Spec:
     return {"r": name, "m": list(months), "lo": _ratio(band.p10), "mid": _ratio(band.p50), "hi": _ratio(band.p90)}
+
+
+def _colour(resource: str) -> str:
+    """The same resource has the same colour in every chart."""
+    return PALETTE[RESOURCES.index(resource) if resource in RESOURCES else -1]
 
 
 def _range(band: Headroom, month: int) -> str:
@@ -124,8 +60,8 @@ def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int
     colour = {
         "field": "r",
         "type": "nominal",
-        "scale": {"domain": names, "range": [INK, *PALETTE[: len(bands)]]},
-        "legend": {"title": None, "orient": "bottom", "columns": 3, "symbolType": "stroke"},
+        "scale": {"domain": names, "range": [INK, *(_colour(name) for name in bands)]},
+        "legend": {"title": None, "orient": "bottom", "symbolType": "stroke", "symbolOpacity": 1},
     }
     picked = {"condition": {"param": "pick", "value": 1}, "value": 0.15}
     tip = [
@@ -136,7 +72,7 @@ def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int
         {"field": "hih", "format": "+.0%", "title": "90 % of draws below"},
     ]
     spec = frame(
-        height=230,
+        height=300,
         data={"values": data},
         transform=[
             *unrolled("lo", "mid", "hi"),
@@ -205,118 +141,6 @@ def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int
     )
 
 
-def roofline_chart(points: Sequence[RooflinePoint], *, chart_id: str = "roofline") -> Chart:
-    """Return every phase of every workload as a point under its device's roof, on logarithmic axes."""
-    good = [p for p in points if min(p.intensity, p.flop_per_s, p.roof_bytes_per_s, p.roof_flop_per_s) > 0]
-    low = min([p.intensity for p in good] + [p.roof_flop_per_s / p.roof_bytes_per_s for p in good], default=1.0) / 3
-    high = max([p.intensity for p in good] + [p.roof_flop_per_s / p.roof_bytes_per_s for p in good], default=1e3) * 3
-    roofs = sorted({(clean(p.device), p.roof_bytes_per_s, p.roof_flop_per_s) for p in good})
-    many = {name for name, _, _ in roofs if sum(name == other for other, _, _ in roofs) > 1}
-    lines = []
-    for name, bytes_per_s, flop_per_s in roofs:
-        label = f"{name} at {show_rate(flop_per_s, 'FLOP/s')}" if name in many else name
-        ridge = flop_per_s / bytes_per_s
-        corners = ((low, low * bytes_per_s), (ridge, flop_per_s), (high, flop_per_s))
-        lines += [{"roof": label, "i": brief(x), "f": brief(y), "end": x == high} for x, y in corners]
-    dots = [
-        {
-            "w": clean(p.workload),
-            "p": clean(p.phase),
-            "d": clean(p.device),
-            "i": brief(p.intensity),
-            "f": brief(p.flop_per_s),
-            "of": brief(p.flop_per_s / min(p.roof_flop_per_s, p.intensity * p.roof_bytes_per_s)),
-        }
-        for p in good
-    ]
-    x = {
-        "field": "i",
-        "type": "quantitative",
-        "scale": {"type": "log", "domain": [brief(low), brief(high)], "nice": False},
-        "axis": {"title": "intensity, FLOP per byte", "tickCount": 5, "format": "~s"},
-    }
-    y = {
-        "field": "f",
-        "type": "quantitative",
-        "scale": {"type": "log", "nice": True, "zero": False},
-        "axis": {"title": "reached, FLOP/s per device", "tickCount": 5, "format": "~s"},
-    }
-    names = list(dict.fromkeys(dot["w"] for dot in dots))
-    dim = {"condition": {"param": "pick", "value": 1}, "value": 0.1}
-    spec = frame(
-        height=420,
-        layer=[
-            {
-                "data": {"values": lines},
-                "mark": {"type": "line", "color": MUTED, "strokeWidth": 1.5},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "detail": {"field": "roof"},
-                    "tooltip": [{"field": "roof", "title": "roof"}],
-                },
-            },
-            {
-                "data": {"values": [line for line in lines if line["end"]]},
-                "mark": {"type": "text", "align": "right", "dy": -7, "color": MUTED, "fontSize": 11},
-                "encoding": {"x": x, "y": y, "text": {"field": "roof"}},
-            },
-            {
-                "data": {"values": dots},
-                "params": [{"name": "pick", "select": {"type": "point", "fields": ["w"]}, "bind": "legend"}],
-                "mark": {"type": "point", "filled": True, "size": 110, "stroke": "var(--paper)", "strokeWidth": 1},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": {
-                        "field": "w",
-                        "type": "nominal",
-                        "scale": {"domain": names, "range": PALETTE},
-                        "legend": {"title": None, "orient": "bottom", "columns": 3, "symbolType": "circle"},
-                    },
-                    "shape": {
-                        "field": "p",
-                        "type": "nominal",
-                        "legend": {
-                            "title": None,
-                            "orient": "top",
-                            "symbolFillColor": MUTED,
-                            "symbolStrokeColor": MUTED,
-                        },
-                    },
-                    "opacity": dim,
-                    "tooltip": [
-                        {"field": "w", "title": "workload"},
-                        {"field": "p", "title": "phase"},
-                        {"field": "d", "title": "device"},
-                        {"field": "i", "title": "FLOP per byte", "format": ".3s"},
-                        {"field": "f", "title": "FLOP/s", "format": ".3s"},
-                        {"field": "of", "title": "of its roof", "format": ".0%"},
-                    ],
-                },
-            },
-        ],
-    )
-    rows = tuple(
-        (
-            clean(p.workload),
-            clean(p.phase),
-            clean(p.device),
-            significant(p.intensity),
-            show_rate(p.flop_per_s, "FLOP/s"),
-        )
-        for p in good
-    )
-    return Chart(
-        id=chart_id,
-        title="Roofline",
-        description="Arithmetic intensity against the rate reached, with the roof of each device.",
-        spec=spec,
-        columns=("workload", "phase", "device", "FLOP per byte", "reached per device"),
-        rows=rows,
-    )
-
-
 def best_fixes(audit: Audit) -> list[tuple[WorkloadAudit, Fix]]:
     """Return the fix each workload should try first, where its price is known; the largest saving first."""
     found = []
@@ -351,8 +175,8 @@ def fixes_chart(audit: Audit) -> Chart:
                     "x": {
                         "field": "saved",
                         "type": "quantitative",
-                        "scale": {"type": "symlog", "constant": 500, "nice": False},
-                        "axis": {"title": "saved a month, US dollars", "format": "$~s", "grid": True, "tickCount": 5},
+                        "scale": {"nice": False},
+                        "axis": {"title": "saved a month, US dollars", "format": "$.2~s", "tickCount": 5},
                     },
                     "color": {"condition": {"test": "datum.saved < 0", "value": "var(--warn)"}, "value": GOOD},
                     "tooltip": [
@@ -363,8 +187,15 @@ def fixes_chart(audit: Audit) -> Chart:
                 },
             },
             {
-                "transform": [{"calculate": "datum.label + ' · ' + datum.words", "as": "line"}],
-                "mark": {"type": "text", "align": "left", "baseline": "bottom", "dy": 1, "fontSize": 12, "limit": 900},
+                "transform": [{"calculate": "datum.words + ' · ' + datum.label", "as": "line"}],
+                "mark": {
+                    "type": "text",
+                    "align": "left",
+                    "baseline": "bottom",
+                    "dy": 1,
+                    "fontSize": 12,
+                    "limit": {"expr": "width"},
+                },
                 "encoding": {"y": y, "x": {"value": 0}, "text": {"field": "line"}},
             },
         ],

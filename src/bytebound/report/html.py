@@ -9,8 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bytebound.report import words
-from bytebound.report.charts import CONFIG, Chart, fixes_chart, headroom_chart, pool_chart, roofline_chart
+from bytebound.report.charts import fixes_chart, headroom_chart, pool_chart
+from bytebound.report.roofline import roofline_chart
 from bytebound.report.terminal_estimate import quoted
+from bytebound.report.vega import CONFIG, Chart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 START = """
 const source = JSON.parse(document.getElementById("bb-charts").textContent);
 const options = {mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: source.config};
+source.config.legend.columns = innerWidth < 640 ? 2 : 4;
 const draw = async () => {
   for (const [id, spec] of Object.entries(source.charts)) {
     const place = document.getElementById(id);

@@ -129,7 +129,9 @@ def times(value: float | None) -> str:
         >>> times(1.523), times(None)
         ('×1.52', '–')
     """
-    return "–" if value is None or not math.isfinite(value) else f"×{significant(value)}"
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"×{value:.2f}" if value < 10 else f"×{significant(value)}"
 
 
 def usd(value: float | None, *, signed: bool = False) -> str:
