@@ -198,9 +198,9 @@ def test_interpolation_stays_between_its_points_and_keeps_infinities_local():
     surface = Surface(
         axes, np.array([[[1.0]], [[4.0]]]), np.zeros((2, 1, 1), int), np.ones((5, 2, 1, 1)), np.ones((2, 1, 1))
     )
-    seconds, _, _ = surface.at(np.array([1.0, np.sqrt(2), 2.0, 9.0]), np.ones(1), np.ones(1))
+    seconds, _ = surface.at(np.array([1.0, np.sqrt(2), 2.0, 9.0]), np.ones(1), np.ones(1))
     edge = replace_data(surface, device_s=np.array([[[1.0]], [[np.inf]]]))
-    near, _, _ = edge.at(np.array([1.1, 1.9]), np.ones(1), np.ones(1))
+    near, _ = edge.at(np.array([1.1, 1.9]), np.ones(1), np.ones(1))
 
     assert seconds == pytest.approx([1.0, 2.0, 4.0, 4.0])
     assert near[0] == pytest.approx(1.0)

@@ -54,15 +54,10 @@ class Situation:
     quality_floor: str
 
 
-def need_devices(found: Surface, factors: Factors, base_demand: float) -> tuple[Array, NDArray[np.int64], Array]:
-    """Return (devices needed, limit, use) over (draws, months)."""
-    seconds, limit, use = found.at(factors.context, factors.model, factors.error)
-    shape = factors.demand.shape
-    return (
-        base_demand * factors.demand * seconds,
-        np.broadcast_to(limit, shape),
-        np.broadcast_to(use, (use.shape[0], *shape)),
-    )
+def need_devices(found: Surface, factors: Factors, base_demand: float) -> tuple[Array, NDArray[np.int64]]:
+    """Return (devices needed, limit) over (draws, months)."""
+    seconds, limit = found.at(factors.context, factors.model, factors.error)
+    return base_demand * factors.demand * seconds, np.broadcast_to(limit, factors.demand.shape)
 
 
 def all_fixes(s: Situation, before: Starves) -> tuple[Fix, ...]:
@@ -132,7 +127,7 @@ def _outcome(
 ) -> Fix:  # fmt: skip
     found = surface(changed, s.axes)
     old, new = float(s.now.device_s[spot]), float(found.device_s[spot])
-    need, limit, _ = need_devices(found, s.factors, s.base_demand)
+    need, limit = need_devices(found, s.factors, s.base_demand)
     was = s.need
     if from_month:
         months = np.arange(need.shape[1]) >= from_month

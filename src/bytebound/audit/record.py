@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 USED_RESOURCES = ("capacity", "memory-bandwidth", "compute", "links", "overhead")
+RESOURCE_DRAWS = 2000
+"""Draws for the bands per resource: a quantile's own error is 1 % of the spread there. The verdict uses every draw."""
 HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 
 
@@ -37,14 +39,19 @@ def workload_record(
 ) -> WorkloadAudit:  # fmt: skip
     """Return the record of one workload."""
     room = headroom(s.need, share)
+    part = slice(0, RESOURCE_DRAWS)
+    f = s.factors
+    few = np.where(np.isfinite(s.need[part]), s.need[part], np.inf)
+    use = s.surface.use_at(f.context[part], f.model[part], f.error[part])
+    few_share = share[part] if len(share) > 1 else share
     by_resource = {
-        name: bands(headroom(np.where(np.isfinite(s.need), s.need, np.inf) * np.maximum(s.use[index], 1e-9), share))
+        name: bands(headroom(few * np.maximum(use[index], 1e-9), few_share))
         for index, name in enumerate(USED_RESOURCES)
-        if name == "capacity" or bool(np.any(s.use[index] > 0))
+        if name == "capacity" or bool(np.any(use[index] > 0))
     }
     for name, values in (("budget", fleet_need.budget), ("power", fleet_need.power)):
         if values is not None:
-            by_resource[name] = bands(np.broadcast_to(values, s.need.shape))
+            by_resource[name] = bands(np.broadcast_to(values, s.need.shape)[part])
     limit_now = int(np.bincount(s.limit[:, 0], minlength=len(LIMITS)).argmax())
     edge = s.workload.kind == "edge"
     usd = None

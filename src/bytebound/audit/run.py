@@ -57,7 +57,6 @@ class Studied:
     base_demand: float
     need: Array
     limit: NDArray[np.int64]
-    use: Array
 
 
 def audit_fleet(
@@ -217,8 +216,8 @@ def _study(
     except ByteboundError as error:
         key = {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name")
         raise error.at(f"{place_in(Path(place), ['workload', index, key])} ({w.name})") from None
-    need, limit, use = need_devices(found, sampled, base)
-    return Studied(w, case, axes, sampled, found, base, need, limit, use)
+    need, limit = need_devices(found, sampled, base)
+    return Studied(w, case, axes, sampled, found, base, need, limit)
 
 
 def _axis(values: Array, points_: int) -> Array:

@@ -57,8 +57,8 @@ class Surface:
     use: Array
     batch: Array
 
-    def at(self, context: Array, model: Array, error: Array) -> tuple[Array, NDArray[np.int64], Array]:
-        """Return (device-seconds, limit, use) at broadcast factors: log-linear between points, limit and use from the nearest."""
+    def at(self, context: Array, model: Array, error: Array) -> tuple[Array, NDArray[np.int64]]:
+        """Return (device-seconds, limit) at broadcast factors: log-linear between points, the limit from the nearest."""
         weights, cells = zip(
             *(
                 _place(axis, value)
@@ -84,7 +84,15 @@ class Surface:
             for w, cell, size in zip(weights, cells, self.axes.shape, strict=True)
         )
         seconds = np.exp(total / np.maximum(known, 1e-300))
-        return np.where(finite[near], seconds, np.inf), self.limit[near], self.use[(slice(None), *near)]
+        return np.where(finite[near], seconds, np.inf), self.limit[near]
+
+    def use_at(self, context: Array, model: Array, error: Array) -> Array:
+        """Return the share of a busy replica's resources in use at broadcast factors, (5, ...), from the nearest point."""
+        near = []
+        for axis, value in ((self.axes.context, context), (self.axes.model, model), (self.axes.error, error)):
+            weight, cell = _place(axis, value)
+            near.append(np.minimum(cell + (weight > 0.5), len(axis) - 1))
+        return np.asarray(self.use[:, near[0], near[1], near[2]])
 
 
 def _place(axis: Array, value: Array) -> tuple[Array, NDArray[np.int64]]:
