@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from bytebound.report import words
 from bytebound.report.charts import fixes_chart, headroom_chart, pool_chart
+from bytebound.report.estimate_charts import elasticity_chart, memory_chart, time_chart
 from bytebound.report.roofline import roofline_chart
-from bytebound.report.terminal_estimate import quoted
+from bytebound.report.terminal_estimate import (
+    estimate_sentence,
+    estimate_tiles,
+    operator_rows,
+    phase_line,
+    quoted,
+    title_of,
+)
+from bytebound.report.trend_charts import series_chart, wall_charts
 from bytebound.report.vega import CONFIG, Chart
 
 if TYPE_CHECKING:
@@ -20,6 +29,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from bytebound.documents.audit import Audit
+    from bytebound.documents.estimate import Estimate
+    from bytebound.documents.trends import Trends
+
+FLAGS = ("batch", "prompt", "output", "tp", "pp", "ep", "dp", "engine")
 
 START = """
 const source = JSON.parse(document.getElementById("bb-charts").textContent);
@@ -63,6 +76,38 @@ def audit_html(audit: Audit) -> str:
     )
 
 
+def estimate_html(estimate: Estimate) -> str:
+    """Return an estimate as one page: the verdict, where bytes and time go, every operator, every source."""
+    charts = [memory_chart(estimate), time_chart(estimate), elasticity_chart(estimate)]
+    name, machine = words.clean(estimate.model.name), words.clean(estimate.machine.name)
+    phases = [
+        (label, phase_line(phase), operator_rows(phase.operators))
+        for label, phase in (("Decode", estimate.decode), ("Prefill", estimate.prefill))
+    ]
+    flags = [f"--{key.replace('_', '-')} {words.clean(value)}" for key, value in estimate.work.items() if key in FLAGS]
+    return page_html(
+        "estimate.html.j2",
+        title=f"{name} on {machine}",
+        charts=charts,
+        estimate=estimate,
+        sentence=estimate_sentence(estimate),
+        question=title_of(estimate),
+        tiles=estimate_tiles(estimate),
+        phases=phases,
+        command=" ".join([f"bytebound estimate {name} --on {quoted(machine)}", *flags]),
+    )
+
+
+def trends_html(trends: Trends) -> str:
+    """Return the trends as one page: the figures of the memory wall, claims beside fits, then every series."""
+    walls = wall_charts(trends)
+    series = [series_chart(item) for item in trends.series]
+    page = {"trends": trends, "walls": walls}
+    return page_html(
+        "trends.html.j2", title="The memory wall, from the data", charts=[*walls, *series], each=series, **page
+    )
+
+
 def _command(audit: Audit) -> str:
     stated = audit.run.get("command")
     if stated:
@@ -81,6 +126,7 @@ def page_html(template: str, *, title: str, charts: Sequence[Chart], **values: A
             title=title,
             policy=_policy(script),
             script=_markup(script),
+            charts=charts,
             data=_markup(_harmless({"config": CONFIG, "charts": {chart.id: chart.spec for chart in charts}})),
             **values,
         )

@@ -47,7 +47,7 @@ def explain_text(estimate: Estimate, page: Page) -> str:
     """Return an estimate operator by operator, then how each input is known."""
     parts: list[RenderableType] = [heading(title_of(estimate))]
     for name, phase in (("decode", estimate.decode), ("prefill", estimate.prefill)):
-        line = f"{name}: {_phase_line(phase)}"
+        line = f"{name}: {phase_line(phase)}"
         parts += [Text(""), Text(line, style="bold"), *([_operators(phase.operators)] if phase.operators else [])]
     rows = [(item.how, clean(item.what), clean(item.source)) for item in estimate.provenance]
     known = grid(("how", "!"), ("what", "w"), ("source", "w"), rows=rows)
@@ -143,8 +143,8 @@ def _answers(estimate: Estimate) -> list[RenderableType]:
     lines = [
         ("verdict", first_text(estimate.verdict) + after),
         *rates,
-        ("decode", _phase_line(estimate.decode)),
-        ("prefill", _phase_line(estimate.prefill)),
+        ("decode", phase_line(estimate.decode)),
+        ("prefill", phase_line(estimate.prefill)),
         ("+1 % of", _elasticity(estimate)),
     ]
     return [labelled(lines)]
@@ -161,7 +161,8 @@ def _cost(estimate: Estimate) -> str:
     return ", ".join(parts) or "unknown"
 
 
-def _phase_line(phase: Phase) -> str:
+def phase_line(phase: Phase) -> str:
+    """Return one phase in a line: time, floor, what binds, shares of the peaks, intensity."""
     turn = ridge(phase)
     against = f" (ridge about {significant(turn, 2)})" if turn == turn else ""  # noqa: PLR0124  (NaN: unknown)
     return (
@@ -202,6 +203,13 @@ def _notes(estimate: Estimate) -> list[RenderableType]:
 
 
 def _operators(operators: Sequence[OperatorTime]) -> RenderableType:
+    titles = ("FLOP", "weights", "KV", "activ.", "net", "time")
+    columns = (("operator", ""), *((title, "r!") for title in titles), ("bound", "!"))
+    return grid(*columns, rows=[[*row[:-1], SHORT.get(row[-1], row[-1])] for row in operator_rows(operators)])
+
+
+def operator_rows(operators: Sequence[OperatorTime]) -> list[list[str]]:
+    """Return name, FLOP, bytes of weights, KV, activations and network, time and bound of each operator."""
     rows = []
     for operator in operators:
         flows = (
@@ -211,12 +219,43 @@ def _operators(operators: Sequence[OperatorTime]) -> RenderableType:
             operator.activation_bytes,
             operator.network_bytes,
         )
-        repeat, bound = first(operator.repeat), first_text(operator.bound)
+        repeat = first(operator.repeat)
         name = clean(operator.name) if repeat == 1 else f"{repeat:g}× {clean(operator.name)}"
         sizes = (_size(first(flow)) for flow in flows)
-        rows.append([name, *sizes, show_time(first(operator.seconds)), SHORT.get(bound, bound)])
-    titles = ("FLOP", "weights", "KV", "activ.", "net", "time")
-    return grid(("operator", ""), *((title, "r!") for title in titles), ("bound", "!"), rows=rows)
+        rows.append([name, *sizes, show_time(first(operator.seconds)), first_text(operator.bound)])
+    return rows
+
+
+def estimate_sentence(estimate: Estimate) -> str:
+    """Return the verdict in one sentence."""
+    memory = estimate.memory
+    if not bool(first(memory.fits)):
+        short = show_capacity(first(memory.total_bytes) - first(memory.usable_bytes))
+        return f"Does not fit: the fullest device is {short} short."
+    wall = estimate.next_wall
+    after = f"; the next wall is {clean(wall.resource)}, at {clean(wall.at)}" if wall else ""
+    cost = estimate.usd_per_mtok
+    money = "" if cost is None else f" at {usd(first(cost.value))} per million tokens"
+    rate = tokens_rate(first(estimate.tokens_per_s.value))
+    return f"{rate}{money}, bound by {first_text(estimate.verdict)}{after}."
+
+
+def estimate_tiles(estimate: Estimate) -> list[tuple[str, str, str]]:
+    """Return the answers to show large: name, value, range."""
+    asked = [
+        ("time per output token", estimate.tpot_s, show_time),
+        ("time to first token", estimate.ttft_s, show_time),
+        ("output", estimate.tokens_per_s, tokens_rate),
+        ("one request", estimate.request_s, show_time),
+        ("million output tokens", estimate.usd_per_mtok, usd),
+        ("energy per token", estimate.joules_per_token, lambda value: f"{significant(value)} J"),
+    ]
+    tiles = []
+    for name, value, show in asked:
+        shown, _, band = interval(value, show).partition(" (")
+        tiles.append((name, shown, band.rstrip(")")))
+    held = f"of {show_capacity(first(estimate.memory.usable_bytes))} usable per device"
+    return [*tiles, ("memory", show_capacity(first(estimate.memory.total_bytes)), held)]
 
 
 def _size(value: float) -> str:
