@@ -119,10 +119,17 @@ def latent_attention(shape: Latent, *, prefix: str = "self_attn", indexer: Index
 
 
 def read_indexer(keys: Keys) -> Indexer | None:
-    """Read the sparse indexer, None where the config has none."""
+    """Read the sparse indexer, None where the config has none.
+
+    Layers that share another layer's selection (GLM-5.2's ``indexer_types``) are counted with an indexer of their own: at
+    most 0.1 % of the parameters too many.
+    """
     if not keys.has("index_topk"):
         return None
-    keys.skip("indexer_types", "index_topk_freq", "index_skip_topk_offset", "index_topk_pattern", "layer_types")
+    keys.skip(
+        "indexer_types", "index_topk_freq", "index_skip_topk_offset", "index_topk_pattern", "layer_types",
+        "index_share_for_mtp_iteration",
+    )  # fmt: skip
     return Indexer(keys.int("index_n_heads", most=65536), keys.int("index_head_dim"), keys.int("index_topk"))
 
 
