@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "skills").rglob("*.md")])
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-WITHOUT_DOCTESTS = {"bytebound.__main__", "bytebound.cli"}
+WITHOUT_DOCTESTS = {"bytebound.__main__"}  # importing it runs the command line
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -326,6 +326,51 @@ def test_units_of_the_fleet_page_are_read():
         assert row is not None
         for shown in re.findall(r'`"?([^`"]+)"?`', row[1]):
             assert parse(shown, dimension) > 0
+
+
+def verbs() -> dict[str, set[str]]:
+    """Return verb -> its flags, as the command line has them."""
+    from bytebound.cli import app
+
+    names = [name for name in app if not name.startswith("-")]
+    return {
+        name: {flag for argument in app[name].assemble_argument_collection() for flag in argument.names}
+        for name in names
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_named_in_prose_exist(page):
+    """Every ``bytebound VERB --flag`` a page names is a verb of the command line, with that flag."""
+    known = verbs()
+    text = page.read_text(encoding="utf-8")
+    everywhere = {flag for flags in known.values() for flag in flags} | {"--help", "--version"}
+
+    for line in re.findall(r"bytebound ([a-z]+ [^`\n]*|[a-z]+)(?=`|\n)", text):
+        if not re.search(rf"(?:`|\$ )bytebound {re.escape(line)}", text):
+            continue
+        verb, _, rest = line.partition(" ")
+        assert verb in known, f"no verb {verb!r}"
+        assert set(re.findall(r"--[a-z][a-z-]*", rest)) <= known[verb], line
+    for flag in re.findall(r"`(--[a-z][a-z-]*)", text):
+        assert flag in everywhere, f"no verb has {flag}"
+
+
+def test_the_readme_names_every_verb_that_answers_a_question():
+    """A verb the README does not name is a verb nobody finds."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert [name for name in verbs() if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_hold_nothing_of_one_machine(page):
+    """No page names a folder of the machine it was written on, or leaves work for later."""
+    text = page.read_text(encoding="utf-8")
+
+    assert not re.search(r"/(?:work|home|root|tmp|Users)/|\bTODO\b|\bFIXME\b", text)
+    assert text.endswith("\n")
+    assert text.startswith(("# ", "---\n"))
 
 
 def test_the_readme_begins_with_the_two_commands():
