@@ -390,3 +390,35 @@ def test_a_wrong_snippet_is_noticed(tmp_path, monkeypatch):
         run_console(wrong, page)
     with pytest.raises(AttributeError):
         resolve("ledger.no_such_formula")
+
+
+def test_one_version_everywhere():
+    """The package, the changelog and the citation state the same version."""
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE)
+    assert version is not None
+
+    assert f"\nversion: {version[1]}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\n## [{version[1]}] - " in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_every_source_that_asks_for_credit_gets_it():
+    """Each row of the sources table under a Creative Commons licence is named in NOTICE with that licence."""
+    notice = (ROOT / "NOTICE").read_text("utf-8")
+    table = (ROOT / "src" / "bytebound" / "facts" / "data" / "SOURCES.md").read_text("utf-8")
+    rows = re.findall(r"^\| (.+?) \| .+? \| (CC BY[\w.\- ]*\d\.\d)(.*?) \|$", table, flags=re.MULTILINE)
+
+    assert len(rows) >= 3
+    for source, licence, _ in rows:
+        name = re.search(r"Epoch AI|gpurentalprices\.com|stas00/ml-engineering", source)
+        assert name is not None, f"NOTICE does not know {source}"
+        assert name[0] in notice
+        assert licence in notice
+
+
+def test_the_licence_is_apache():
+    """The licence file is the text that pyproject.toml names."""
+    text = (ROOT / "LICENSE").read_text("utf-8")
+
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
