@@ -99,7 +99,7 @@ def _pairs(count: Array, limit: Array) -> Array:
     """Return query-key pairs of causal attention over positions 1 … count with at most ``limit`` keys each."""
     capped = np.minimum(count, limit)
     finite = np.where(np.isfinite(limit), limit, 0.0)
-    return capped * (capped + 1) / 2 + np.maximum(count - capped, 0.0) * finite
+    return np.asarray(capped * (capped + 1) / 2 + np.maximum(count - capped, 0.0) * finite)
 
 
 def attention_decode_rows(table: OpTable, r: Request, context: Array, encoder: Array) -> Ledger:

@@ -98,6 +98,8 @@ use_fp8.*
 .*_in_fp32
 .*_logit_soft_cap
 .*_mtp_loss.*
+.*_dtype
+.*_(implementation|backend)
 """
 
 HARMLESS = re.compile("|".join([*(re.escape(name) for name in _NAMES.split()), *_PATTERNS.split()]))

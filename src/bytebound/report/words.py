@@ -237,7 +237,7 @@ def ridge(phase: Phase) -> float:
 
 
 def tokens_rate(value: float) -> str:
-    """Return tokens per second without a prefix below a million.
+    r"""Return tokens per second without a prefix below a million.
 
     Example:
         >>> tokens_rate(3400.0)
