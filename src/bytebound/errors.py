@@ -6,7 +6,6 @@ ByteboundError              exit 70 unless a subclass says otherwise
 │   ├── UnknownNameError    exit 2   a name we do not know; carries the nearest known ones
 │   ├── QuantityError       exit 2   a number or unit that cannot be read, or that no machine could have
 │   └── DocumentError       exit 2   a file that is missing, truncated, hostile or wrong; carries its place
-├── CapacityError           exit 2   an answer was asked for that needs more memory than there is
 ├── UnfinishedError         exit 3   started and could not finish
 └── PhysicsError            exit 70  a number under the physical floor: a bug of ours
 ```
@@ -79,12 +78,6 @@ class QuantityError(RequestError):
 
 class DocumentError(RequestError):
     """A file that is missing, truncated, hostile or wrong."""
-
-
-class CapacityError(ByteboundError):
-    """An answer was asked for that needs more memory than there is."""
-
-    exit_code = 2
 
 
 class UnfinishedError(ByteboundError):
