@@ -42,7 +42,6 @@ EXIT_CODES = {
     "UnknownNameError": 2,
     "QuantityError": 2,
     "DocumentError": 2,
-    "CapacityError": 2,
     "UnfinishedError": 3,
     "PhysicsError": 70,
 }
