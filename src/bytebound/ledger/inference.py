@@ -48,7 +48,7 @@ def experts_hit(copies: Array, active: Array, tokens: Array) -> Array:
 
     Source: expectation of distinct bins; levers of MoE batching (DeepSeek-V3 technical report section 3.4).
     """
-    return copies * -np.expm1(tokens * np.log1p(-np.minimum(active / copies, 1 - 1e-12)))
+    return np.asarray(copies * -np.expm1(tokens * np.log1p(-np.minimum(active / copies, 1 - 1e-12))))
 
 
 def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Ledger:

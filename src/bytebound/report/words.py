@@ -241,7 +241,7 @@ def tokens_rate(value: float) -> str:
 
     Example:
         >>> tokens_rate(3400.0)
-        '3\u202f400 tok/s'
+        '3 400 tok/s'
     """
     return show_rate(value, "tok/s") if value >= 1e6 else f"{significant(value)} tok/s"
 
