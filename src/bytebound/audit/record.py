@@ -99,6 +99,16 @@ def _why(s: Studied, limit: int, now: Today) -> str:
             if any_device
             else "the model does not fit"
         )
+    if s.workload.kind == "edge" and isinstance(s.case.work, Serve):
+        named, goal = s.case.setting.answer(replace(s.case.work, batch=1)), s.case.objective
+        promises = {
+            "TTFT": (goal.ttft, "ttft_s"),
+            "TPOT": (goal.tpot, "tpot_s"),
+            "request": (goal.request, "request_s"),
+        }
+        used = {label: float(named[key][0]) / bound for label, (bound, key) in promises.items() if bound is not None}
+        tight = max(used, key=lambda label: used[label])
+        return f"{tight} takes {used[tight]:.0%} of its objective, most of it {name}"
     parts = {
         "memory-bandwidth": f"KV is {now.kv_byte_share:.0%} of the bytes read per step",
         "compute": f"{now.compute_time_share:.0%} of the time is arithmetic",
@@ -254,7 +264,7 @@ def assumptions(
                 Assumption(
                     f"{s.workload.name}: growth",
                     f"demand ×{d.growth:g}, context ×{d.context_growth:g}, model ×{d.model_growth:g} a year",
-                    "cited",
+                    "stated",
                     "the fleet file",
                 )
             )

@@ -304,23 +304,18 @@ class FleetNeed:
 def _fleet_need(
     fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply], machines: dict[str, Machine]
 ) -> FleetNeed:
+    """Return headroom against the fleet's limits: each pool pays for what it has or what it needs, whichever is more."""
     hours = SECONDS_PER_MONTH / SECONDS_PER_HOUR
-    usd = sum(
-        (
-            np.where(np.isfinite(s.need), s.need, 0.0) * price * hours
-            for s in studied
-            if (price := supplies[s.workload.pool].usd_per_hour) is not None and s.workload.kind != "edge"
-        ),
-        np.zeros((1, 1)),
-    )
-    watts = sum(
-        (
-            np.where(np.isfinite(s.need), s.need, 0.0) * figure.value
-            for s in studied
-            if (figure := machines[s.workload.pool].device.power_w) is not None and s.workload.kind != "edge"
-        ),
-        np.zeros((1, 1)),
-    )
+    usd, watts = np.zeros((1, 1)), np.zeros((1, 1))
+    for pool in fleet.pool:
+        mine = [s for s in studied if s.workload.pool == pool.name and s.workload.kind != "edge"]
+        if not mine:
+            continue
+        need = sum((np.where(np.isfinite(s.need), s.need, 0.0) for s in mine), np.zeros((1, 1)))
+        devices = np.maximum(need, supplies[pool.name].devices)
+        price, board = supplies[pool.name].usd_per_hour, machines[pool.name].device.power_w
+        usd = usd + (devices * price * hours if price is not None else 0.0)
+        watts = watts + (devices * board.value if board is not None else 0.0)
     limits = fleet.limits
     return FleetNeed(
         None if limits.usd_per_month is None else headroom(usd, np.full_like(usd, limits.usd_per_month)),

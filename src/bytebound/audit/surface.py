@@ -169,6 +169,8 @@ def _serve_surface(case: Case, work: Serve, axes: Axes) -> Surface:
     with np.errstate(divide="ignore"):
         device_s = np.where(top > 0, cost / top, np.inf)
     pick = best  # [context, model, error]
+    if case.kind == "edge":
+        named = named | deciding_shares(case, named)
     share = np.stack([_picked(named[f"share.{index}"], pick) for index in range(len(TIME_RESOURCES))])
     by_limit = np.stack([share[code == _OF_TIME].sum(axis=0) for code in (BANDWIDTH, COMPUTING, LINKS, OVERHEADS)])
     held = _picked(named["total_bytes"] / named["usable_bytes"], pick)
@@ -181,6 +183,23 @@ def _serve_surface(case: Case, work: Serve, axes: Axes) -> Surface:
         limit = np.where(any_fit, limit, CAPACITY)
     use = np.concatenate([held[None], by_limit])
     return Surface(axes, device_s, limit.astype(np.int64), np.nan_to_num(use, nan=1.0), tried[pick])
+
+
+def deciding_shares(case: Case, named: dict[str, Array]) -> dict[str, Array]:
+    """Return the shares of time of the phase whose objective is tighter: prefill for TTFT, decoding for TPOT.
+
+    One user waits for one thing at a time; what starves the device is what makes the tighter promise late.
+    """
+    first = (case.objective.ttft or np.inf) / named["ttft_s"]
+    each = (case.objective.tpot or np.inf) / named["tpot_s"]
+    whole = (case.objective.request or np.inf) / named["request_s"]
+    prefill, decode = (first <= each) & (first <= whole), (each < first) & (each <= whole)
+    return {
+        f"share.{i}": np.where(
+            prefill, named[f"prefill.share.{i}"], np.where(decode, named[f"decode.share.{i}"], named[f"share.{i}"])
+        )
+        for i in range(len(TIME_RESOURCES))
+    }
 
 
 def grown_prompt(work: Serve, axes: Axes) -> Array:

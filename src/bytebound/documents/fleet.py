@@ -162,7 +162,7 @@ class Deployment(_Record):
 
 
 class Job(_Record):
-    """A training or fine-tuning job: ``tokens`` to train on within ``days``, ``runs`` at a time."""
+    """A training or fine-tuning job: ``tokens`` to train on within ``days``."""
 
     tokens: Annotated[float, Field(ge=1, le=1e16, allow_inf_nan=False)]
     days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)]
@@ -298,7 +298,11 @@ def place_in(path: Path, parts: list[Any]) -> str:
 
 def _sentences(error: ValidationError, text: str, place: str) -> str:
     found = []
-    for item in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    inner = {item["loc"][:depth] for item in problems for depth in range(1, len(item["loc"]))}
+    for item in problems:
+        if item["type"] == "too_short" and item["loc"] in inner:
+            continue  # pydantic counts what is left after the wrong ones, which are named themselves
         path, message = item["loc"], str(item["msg"]).removeprefix("Value error, ")
         pointed = re.match(r"@([\w.]+)@", message)
         if pointed:

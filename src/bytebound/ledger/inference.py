@@ -236,8 +236,10 @@ def collective_rows(table: OpTable, r: Request, tokens: Array, passes: Array) ->
         if len(rows) and bool(np.any(live))
     ]
     if bool(np.any(r.pp > 1)):
-        one = np.ones((1, 1))
-        ledgers.append(_collective(("pipeline hand-over",), SEND, one, sent, group=r.pp, live=r.pp > 1, passes=passes))
+        hops = np.maximum(r.pp - 1, 1.0)[None, :]
+        ledgers.append(
+            _collective(("pipeline hand-over",), SEND, hops, sent, group=r.tp * r.pp, live=r.pp > 1, passes=passes)
+        )
     return ledgers
 
 

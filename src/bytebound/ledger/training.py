@@ -106,15 +106,23 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
         else None
     )
     group = dp * cp
-    weights, gradients, states = model_state_bytes(
-        psi if adapters is None else adapters,
-        precision=work.precision,
-        optimizer=work.optimizer,
-        zero=work.zero,
-        dp=group,
-    )
+    ep = np.minimum(np.asarray(work.ep, dtype=float), group)
+    experts = _expert_share(table) * psi
+    dense = (psi - experts) if adapters is None else adapters
+    weights, gradients, states = (
+        own + dealt
+        for own, dealt in zip(
+            model_state_bytes(dense, precision=work.precision, optimizer=work.optimizer, zero=work.zero, dp=group),
+            model_state_bytes(
+                (experts if adapters is None else 0.0 * experts) / ep,
+                precision=work.precision, optimizer=work.optimizer, zero=work.zero, dp=group / ep,
+            ),
+            strict=True,
+        )
+    )  # fmt: skip
     if adapters is not None:
-        weights = weights + psi * WEIGHT_BYTES[work.precision] / np.where(np.asarray(work.zero) >= 3, group, 1)
+        frozen = (psi - experts) + experts / ep
+        weights = weights + frozen * WEIGHT_BYTES[work.precision] / np.where(np.asarray(work.zero) >= 3, group / ep, 1)
     per_layer = activation_bytes_per_layer(table, seq * micro / cp, wide) / tp
     boundary = 2.0 * seq * micro / cp * table.hidden * wide / tp
     kept = per_layer if work.recompute != "full" else boundary
@@ -146,6 +154,13 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
         tensor_collectives=np.asarray(2 * reduces * microbatches), pipeline_bytes=np.asarray(2.0 * seq * micro / cp * table.hidden * wide),
         microbatches=np.asarray(microbatches), tokens=np.asarray(seq * np.asarray(work.global_batch, dtype=float)),
     )  # fmt: skip
+
+
+def _expert_share(table: OpTable) -> float:
+    """Return the share of matrix parameters that are routed experts."""
+    p = table.products
+    sizes = p.elements * p.copies * p.repeat * (1 - p.tied)
+    return float((sizes * (p.copies > 1)).sum() / max(sizes.sum(), 1.0))
 
 
 def _lora_parameters(table: OpTable, rank: Array) -> Array:

@@ -144,7 +144,7 @@ def _network(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array
     """Return seconds per occurrence of the rows ``net`` on the scale-up, scale-out and host links, each (net, requests).
 
     A group inside one scale-up domain uses that link alone. A larger group works in two levels: reduce-scatter and
-    all-gather inside the domain, the reduced part between domains.
+    all-gather inside the domain, the reduced part between domains. A pipeline's hops cross nodes as often as its devices do.
 
     Source: ring all-reduce 2 (n − 1)/n S, all-gather and all-to-all (n − 1)/n S (Thakur et al. 2005); hierarchical sum
     of the two levels (NCCL tree/ring documentation).
@@ -159,15 +159,13 @@ def _network(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array
     reduce, send = pattern == ALL_REDUCE, pattern == SEND
     up_volume = np.where(reduce, 2 * (local - 1) / local * payload, (local - 1) / local / nodes * payload)
     out_volume = np.where(reduce, 2 * (nodes - 1) / nodes * payload / local, (nodes - 1) / nodes * payload)
-    hops = np.maximum(n - 1, 0)
-    inside = n <= c.domain
-    up_volume = np.where(send, np.where(inside, hops * payload, 0.0), up_volume)
-    out_volume = np.where(send, np.where(inside, 0.0, (nodes - 1) * payload), out_volume)
+    crossing = np.minimum((nodes - 1) / ledger.repeat[net], 1.0)
+    up_volume = np.where(send, (1 - crossing) * payload, up_volume)
+    out_volume = np.where(send, crossing * payload, out_volume)
     rings = reduce | send | (pattern == ALL_TO_ALL)
-    steps = np.where(send, hops, 1.0) * launches
     up_rate, out_rate = c.scaleup_bytes_per_s * c.link_share, c.scaleout_bytes_per_s * c.link_share
-    up = np.where(rings & (up_volume > 0), steps * c.floor_s[COLLECTIVE] + up_volume / up_rate, 0.0)
-    out = np.where(rings & (out_volume > 0), steps * c.scaleout_floor_s + out_volume / out_rate, 0.0)
+    up = np.where(rings & (up_volume > 0), launches * c.floor_s[COLLECTIVE] + up_volume / up_rate, 0.0)
+    out = np.where(rings & (out_volume > 0), launches * c.scaleout_floor_s + out_volume / out_rate, 0.0)
     out = out + np.where(pattern == SCALE_OUT, payload / out_rate, 0.0)
     host = np.where(pattern == HOST, payload / (c.host_bytes_per_s * c.link_share), 0.0)
     return up, out, host

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bytebound.report.page import Page
 
 UNKNOWN = "–"
+DECADE = 10.0  # years: a shorter series says nothing about twenty
 
 
 def devices_text(rows: Sequence[Any], page: Page) -> str:
@@ -257,7 +258,7 @@ def trends_text(trends: Trends, page: Page) -> str:
                 claim,
                 f"×{significant(fit.factor_per_2_years)}",
                 f"{significant(fit.low95)}–{significant(fit.high95)}",
-                f"×{significant(fit.factor_per_20_years)}" if fit.factor_per_20_years < 1e12 else UNKNOWN,
+                f"×{significant(fit.factor_per_20_years)}" if fit.end_year - fit.start_year >= DECADE else UNKNOWN,
                 str(fit.n),
                 f"{fit.r2:.2f}",
             )
