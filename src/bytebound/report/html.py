@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from bytebound.report.trend_charts import series_chart, wall_charts
 from bytebound.report.vega import CONFIG, Chart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from jinja2 import Environment
 
@@ -32,16 +33,26 @@ if TYPE_CHECKING:
     from bytebound.documents.estimate import Estimate
     from bytebound.documents.trends import Trends
 
+WORTH_SHARING = 40
+"""Characters from which a reference is shorter than the part it stands for."""
+DETAILED = 25
+"""Workloads shown with charts and fixes, most urgent first, so that a page of any fleet stays under 1.5 MB."""
 FLAGS = ("batch", "prompt", "output", "tp", "pp", "ep", "dp", "engine")
 
 START = """
 const source = JSON.parse(document.getElementById("bb-charts").textContent);
+const whole = (part) => {
+  if (part === null || typeof part !== "object") return part;
+  if (part.$same !== undefined) return whole(source.shared[part.$same]);
+  if (Array.isArray(part)) return part.map(whole);
+  return Object.fromEntries(Object.entries(part).map(([key, value]) => [key, whole(value)]));
+};
 const options = {mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: source.config};
 source.config.legend.columns = innerWidth < 640 ? 2 : 4;
 const draw = async () => {
   for (const [id, spec] of Object.entries(source.charts)) {
     const place = document.getElementById(id);
-    try { await vegaEmbed(place, spec, options); }
+    try { await vegaEmbed(place, whole(spec), options); }
     catch (error) { place.textContent = "This chart could not be drawn; its data is in the table below."; console.error(id, error); }
   }
   document.documentElement.dataset.charts = "drawn";
@@ -55,7 +66,7 @@ draw();
 
 def audit_html(audit: Audit) -> str:
     """Return the audit as one page: verdicts first, then the evidence, then how to get it again."""
-    headrooms = [headroom_chart(w, audit.months, place=i) for i, w in enumerate(audit.workloads)]
+    headrooms = [headroom_chart(w, audit.months, place=i) for i, w in enumerate(audit.workloads[:DETAILED])]
     points = [point for workload in audit.workloads for point in workload.roofline]
     roofline = roofline_chart(points) if points else None
     fixes = fixes_chart(audit)
@@ -72,6 +83,7 @@ def audit_html(audit: Audit) -> str:
         fixes=fixes if fixes.rows else None,
         pools=pools,
         sources=list(sources),
+        detailed=DETAILED,
         command=_command(audit),
     )
 
@@ -127,7 +139,7 @@ def page_html(template: str, *, title: str, charts: Sequence[Chart], **values: A
             policy=_policy(script),
             script=_markup(script),
             charts=charts,
-            data=_markup(_harmless({"config": CONFIG, "charts": {chart.id: chart.spec for chart in charts}})),
+            data=_markup(_harmless({"config": CONFIG, **shared({chart.id: chart.spec for chart in charts})})),
             **values,
         )
     )
@@ -148,6 +160,44 @@ def _policy(script: str) -> str:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def shared(charts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return charts in which a part that occurs again stands once in ``shared``: a fleet has many charts alike.
+
+    Example:
+        >>> part = {"a": "x" * 40}
+        >>> shared({"one": {"p": part}, "two": {"p": part, "q": 1}})["charts"]
+        {'one': {'p': {'$same': 0}}, 'two': {'p': {'$same': 0}, 'q': 1}}
+    """
+    seen = Counter(_texts(charts))
+    pool: dict[str, int] = {}
+    parts: list[Any] = []
+
+    def once(part: Any, *, top: bool = False) -> Any:
+        if not isinstance(part, dict | list):
+            return part
+        text = json.dumps(part)
+        again = not top and seen[text] > 1 and len(text) >= WORTH_SHARING
+        if again and text in pool:
+            return {"$same": pool[text]}
+        done = {k: once(v) for k, v in part.items()} if isinstance(part, dict) else [once(v) for v in part]
+        if not again:
+            return done
+        pool[text] = len(parts)
+        parts.append(done)
+        return {"$same": pool[text]}
+
+    found = {name: once(spec, top=True) for name, spec in charts.items()}
+    return {"shared": parts, "charts": found}
+
+
+def _texts(part: Any) -> Iterator[str]:
+    """Yield every object and list inside ``part`` as JSON text."""
+    if isinstance(part, dict | list):
+        yield json.dumps(part)
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from _texts(inner)
 
 
 def _harmless(data: object) -> str:

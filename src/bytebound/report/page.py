@@ -118,12 +118,15 @@ def grid(
         table.add_column(
             title,
             justify="right" if "r" in flags else "left",
-            no_wrap="w" not in flags,
+            no_wrap="!" in flags,
             overflow="fold" if "w" in flags else "ellipsis",
             min_width=max(longest, len(title)) if "!" in flags else None,
         )
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        cells = [cell.copy() if isinstance(cell, Text) else Text(cell) for cell in row]
+        for cell, (_, flags) in zip(cells, columns, strict=True):
+            cell.no_wrap = "w" not in flags  # on the cell: a column marked so would not be narrowed first
+        table.add_row(*cells)
     return Padding(table, (0, 0, 0, indent))
 
 

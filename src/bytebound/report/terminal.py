@@ -106,7 +106,10 @@ def _dates(starves: Starves, months: Sequence[str]) -> tuple[str, str]:
     if starves.month_p10 is None:
         return "later", ""
     low, high = name(starves.month_p10), name(starves.month_p90)
-    return name(starves.month_p50), low if low == high else f"{low}–{high}"
+    if low == high:
+        return name(starves.month_p50), low
+    month, _, year = low.partition(" ")
+    return name(starves.month_p50), f"{month if year and high.endswith(year) else low}–{high}"
 
 
 def _fix_words(workload: WorkloadAudit) -> str:

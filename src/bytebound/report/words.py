@@ -36,7 +36,6 @@ _ASCII = str.maketrans(
         "\u00a0": " ", "\u202f": " ", "\u2009": " ", "∞": "o", "⚠": "!", "•": "*", "▲": "^", "▼": "v", "░": ".",
     }
 )  # fmt: skip
-_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def clean(text: object) -> str:
@@ -49,7 +48,7 @@ def clean(text: object) -> str:
         'chat[31m 70b'
     """
     spaced = " ".join(str(text).split())
-    return "".join(char for char in spaced if unicodedata.category(char) not in _INVISIBLE)
+    return "".join(char for char in spaced if char.isprintable())
 
 
 def to_ascii(text: str) -> str:
@@ -170,6 +169,8 @@ def interval(value: Interval | None, show: Callable[[float], str]) -> str:
     if value is None:
         return "–"
     middle, low, high = first(value.value), first(value.low), first(value.high)
+    if not math.isfinite(middle):
+        return "–"
     if low == high:
         return show(middle)
     return f"{show(middle)} ({_without_unit(show(low), show(high))}–{show(high)})"
