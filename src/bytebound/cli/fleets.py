@@ -85,6 +85,8 @@ def relative(path: Path) -> str:
 def workload_lines(path: Path) -> dict[str, int]:
     """Return the line of the fleet file on which each name is given, for tools that point at lines."""
     found: dict[str, int] = {}
+    if not path.is_file():
+        return found
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         named = re.match(r"""\s*name\s*=\s*["']([^"']+)["']""", line)
         if named:

@@ -133,7 +133,11 @@ def trends(*, json: Json = False, html: Html = None, quiet: Quiet = False) -> in
 
 
 def formats(*, json: Json = False) -> int:
-    """List weight and KV formats with their real bits per value."""
+    """List weight and KV formats with their real bits per value.
+
+    Example:
+        bytebound formats --json
+    """
     from bytebound.facts.formats import formats as table  # noqa: PLC0415
     from bytebound.report.page import table_text  # noqa: PLC0415
 
@@ -153,7 +157,11 @@ def formats(*, json: Json = False) -> int:
 
 
 def engines(*, json: Json = False) -> int:
-    """List inference engines with the memory they keep and the host time they cost."""
+    """List inference engines with the memory they keep and the host time they cost.
+
+    Example:
+        bytebound engines
+    """
     from bytebound.facts.engines import engines as table  # noqa: PLC0415
     from bytebound.report.page import table_text  # noqa: PLC0415
     from bytebound.units import show_capacity, show_time  # noqa: PLC0415
