@@ -37,6 +37,7 @@ class TrainingLedger:
     """Per device: bytes resident by kind, FLOPs of one step, bytes communicated. Arrays broadcast.
 
     ``flops`` count forward and backward (3 × forward) without recomputation; ``recomputed_flops`` are extra.
+    ``attention_share`` of them are attention scores, which lower precision does not speed up.
     """
 
     weight_bytes: Array
@@ -45,6 +46,7 @@ class TrainingLedger:
     activation_bytes: Array
     temporary_bytes: Array
     flops: Array
+    attention_share: Array
     recomputed_flops: Array
     data_parallel_bytes: Array
     tensor_bytes: Array
@@ -148,7 +150,7 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
     reduces = (p.repeat * (p.reduces > 0)).sum() / pp
     return TrainingLedger(
         weight_bytes=np.asarray(weights), gradient_bytes=np.asarray(gradients), optimizer_bytes=np.asarray(states),
-        activation_bytes=np.asarray(activations), temporary_bytes=np.asarray(logits + gathered), flops=np.asarray(forward * (1 + backward)),
+        activation_bytes=np.asarray(activations), temporary_bytes=np.asarray(logits + gathered), flops=np.asarray(forward * (1 + backward)), attention_share=np.asarray(attention / (per_token + attention)),
         recomputed_flops=np.asarray(forward * recomputed), data_parallel_bytes=np.asarray(volumes * synced * 2.0 * (group - 1) / group),
         tensor_bytes=np.asarray(np.where(tp > 1, 2.0 * seq * micro / cp * table.hidden * wide, 0.0)),
         tensor_collectives=np.asarray(2 * reduces * microbatches), pipeline_bytes=np.asarray(2.0 * seq * micro / cp * table.hidden * wide),
