@@ -176,7 +176,17 @@ def test_json_is_the_whole_document_and_nothing_else(monkeypatch, capsys):
     back = from_json(Audit, text)
 
     assert json.loads(text)["schema"] == "bytebound.audit/1"
-    assert back == whole
+    assert replace(back, run=whole.run) == whole
+    assert back.run["command"] == "bytebound audit fleet.toml --months 18 --draws 10000 --seed 0"
+
+
+def test_the_command_of_a_scenario_is_complete(told, capsys):
+    """What an audit says to run again includes every scenario that was on."""
+    cli.run(["audit", "my fleet.toml", "--memory-price", "1.5", "--slip-months", "3", "--seed", "7", "--json"])
+
+    assert json.loads(capsys.readouterr().out)["run"]["command"] == (
+        "bytebound audit 'my fleet.toml' --months 18 --draws 10000 --seed 7 --memory-price 1.5 --slip-months 3"
+    )
 
 
 def test_files_are_written_whole_and_named(told, tmp_path, capsys):

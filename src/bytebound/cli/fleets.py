@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from bytebound.cli.output import FINE, NO, OUTPUT, Html, Json, Quiet, emit, page, say, writable, write
 from bytebound.errors import QuantityError, UnknownNameError
+
+if TYPE_CHECKING:
+    from bytebound.documents.audit import Audit
 
 
 def audit(
@@ -45,6 +50,8 @@ def audit(
     found = audit_fleet(
         fleet, months=months, draws=draws, seed=seed, memory_price=memory_price, slip_months=slip_months
     )
+    flags = {"draws": draws, "seed": seed, "memory-price": memory_price, "slip-months": slip_months}
+    found = replace(found, run={**found.run, "command": command_of(found, fleet, flags)})
     hungry = starving(found, within) if within is not None else []
     pages: list[tuple[Path, str]] = []
     if html is not None:
@@ -72,6 +79,17 @@ def audit(
     if hungry:
         say(f"exit 1: {', '.join(hungry)} starve{'s' if len(hungry) == 1 else ''} within {within} months", quiet=quiet)
     return NO if hungry else FINE
+
+
+def command_of(audit: Audit, fleet: Path, flags: dict[str, float]) -> str:
+    """Return the command that gives this audit again: horizon, draws and seed always, scenarios where they are on."""
+    off = {"memory-price": 1.0, "slip-months": 0.0}
+    stated = [
+        f"--{name} {value:g}" if name in off else f"--{name} {value}"
+        for name, value in flags.items()
+        if value != off.get(name)
+    ]
+    return " ".join(["bytebound audit", shlex.quote(relative(fleet)), f"--months {len(audit.months)}", *stated])
 
 
 def relative(path: Path) -> str:

@@ -72,7 +72,10 @@ def audit_html(audit: Audit) -> str:
     fixes = fixes_chart(audit)
     pools = [pool_chart(pool, audit.months, place=i) for i, pool in enumerate(audit.pools)]
     charts = [*headrooms, *([roofline] if roofline else []), *([fixes] if fixes.rows else []), *pools]
-    sources = dict.fromkeys((p.what, p.how, p.source) for w in audit.workloads for p in w.provenance)
+    sources: dict[tuple[str, str, str], list[str]] = {}
+    for workload in audit.workloads:
+        for item in dict.fromkeys((p.what, p.how, p.source) for p in workload.provenance):
+            sources.setdefault(item, []).append(words.clean(workload.name))
     return page_html(
         "audit.html.j2",
         title=f"Memory-wall audit of {words.clean(audit.name)}",
@@ -82,7 +85,7 @@ def audit_html(audit: Audit) -> str:
         roofline=roofline,
         fixes=fixes if fixes.rows else None,
         pools=pools,
-        sources=list(sources),
+        sources=[(*item, names) for item, names in sources.items()],
         detailed=DETAILED,
         command=_command(audit),
     )
