@@ -86,7 +86,7 @@ def test_rates_are_those_that_people_reach(model, device, low, high):
 
 
 def test_fp8_training_gains_what_it_gained_and_nothing_without_hardware():
-    """torchtitan 2024-12: 6,667 to 8,532 tokens/s for Llama-3-8B on 8 H100 (×1.28); an A100 has no fp8."""
+    """Torchtitan 2024-12: 6,667 to 8,532 tokens/s for Llama-3-8B on 8 H100 (×1.28); an A100 has no fp8."""
     for device, gain in (("h100-sxm", 1.28), ("a100-80gb-sxm", 1.0)):
         setting = settle("meta-llama/Meta-Llama-3-8B", f"8x {device}", "vllm")
         plain, fp8 = (
