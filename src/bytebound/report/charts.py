@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bytebound.documents.audit import Audit, Fix, Headroom, PoolAudit, WorkloadAudit
 
-ALL_TOGETHER = "all together"
+OVERALL = "overall"
 RESOURCES = ("capacity", "memory-bandwidth", "compute", "links", "overhead", "objective", "devices", "budget", "power")
 LOWEST, HIGHEST = 0.25, 16.0
 SHOWN_FIXES = 16
@@ -40,9 +40,9 @@ def _range(band: Headroom, month: int) -> str:
 
 
 def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int) -> Chart:
-    """Return month-by-month headroom of one workload: all together as a band, each resource as a line."""
+    """Return month-by-month headroom of one workload: overall as a band, each resource as a line."""
     bands = {clean(name): band for name, band in workload.by_resource.items()}
-    data = [_band(ALL_TOGETHER, workload.headroom, months), *(_band(n, b, months) for n, b in bands.items())]
+    data = [_band(OVERALL, workload.headroom, months), *(_band(n, b, months) for n, b in bands.items())]
     lowest = min((x for row in data for x in row["lo"] if x is not None), default=1.0)
     highest = max((x for x in data[0]["hi"] if x is not None), default=2.0)
     domain = [min(max(lowest, LOWEST) * 0.9, 0.7), max(min(highest, HIGHEST) * 1.25, 4.0)]
@@ -56,7 +56,7 @@ def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int
         "axis": {"values": [0.25, 0.5, 1, 2, 4, 8, 16], "labelExpr": label, "title": "headroom"},
     }
     x = month_axis(len(months))
-    names = [ALL_TOGETHER, *bands]
+    names = [OVERALL, *bands]
     colour = {
         "field": "r",
         "type": "nominal",
@@ -95,7 +95,7 @@ def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int
                     "opacity": {
                         "condition": [
                             {"test": {"and": [{"param": "pick", "empty": False}]}, "value": 0.3},
-                            {"test": f"datum.r === '{ALL_TOGETHER}' && !length(data('pick_store'))", "value": 0.16},
+                            {"test": f"datum.r === '{OVERALL}' && !length(data('pick_store'))", "value": 0.16},
                         ],
                         "value": 0,
                     },
@@ -108,7 +108,7 @@ def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int
                     "y": {"field": "mid", **y},
                     "color": colour,
                     "opacity": picked,
-                    "strokeWidth": {"condition": {"test": f"datum.r === '{ALL_TOGETHER}'", "value": 3}, "value": 1.5},
+                    "strokeWidth": {"condition": {"test": f"datum.r === '{OVERALL}'", "value": 3}, "value": 1.5},
                 },
             },
             {
@@ -135,7 +135,7 @@ def headroom_chart(workload: WorkloadAudit, months: Sequence[str], *, place: int
         title=clean(workload.name),
         description=f"Headroom of {clean(workload.name)} by month; below zero it starves.",
         spec=spec,
-        columns=("month", "all together, median (10 to 90 %)", *(f"{name}, median" for name in bands)),
+        columns=("month", f"{OVERALL}, median (10 to 90 %)", *(f"{name}, median" for name in bands)),
         rows=rows,
         note=state_of(workload),
     )
