@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -83,52 +84,80 @@ def models(
     return FINE
 
 
-def prices(device: Annotated[str, Parameter(help="A device id.")] = "", /, *, json: Json = False) -> int:
-    """List rental and purchase prices, or one device's with every offer and source.
+def prices(
+    query: Annotated[str, Parameter(help="A device id, or words to search for.")] = "", /, *, json: Json = False
+) -> int:
+    """List rental and purchase prices, search them, or show one device's with every offer and source.
 
-    Example:
+    Examples:
         bytebound prices h100-sxm
+
+        bytebound prices rtx
     """
     from bytebound.facts.devices import aliases  # noqa: PLC0415
     from bytebound.facts.devices import devices as table  # noqa: PLC0415
     from bytebound.facts.prices import price_history, purchase, rental  # noqa: PLC0415
     from bytebound.report import facts as render  # noqa: PLC0415
 
-    if device:
-        wanted = aliases().get(device.lower(), device.lower())
-        if wanted not in table():
-            raise UnknownNameError("device", device, [*table(), *aliases()], mend="`bytebound devices` lists every id")
+    wanted = aliases().get(query.lower(), query.lower())
+    if wanted in table():
         offers = price_history(wanted)
         summary = {"device": wanted, "rental": rental(wanted), "purchase": purchase(wanted), "offers": offers}
         emit(summary, json=json, text=lambda: render.price_text(wanted, summary, page()))
         return FINE
-    found = [(name, rental(name), purchase(name)) for name in table()]
+    names = [
+        row.id
+        for row in table().values()
+        if all(word in f"{row.id} {row.name}".lower() for word in query.lower().split())
+    ]
+    if not names:
+        raise UnknownNameError("device", query, [*table(), *aliases()], mend="`bytebound devices` lists every id")
+    found = [(name, rental(name), purchase(name)) for name in names]
     known = [{"device": name, "rental": rent, "purchase": buy} for name, rent, buy in found if rent or buy]
     emit(known, json=json, text=lambda: render.prices_text(known, page()))
     return FINE
 
 
-def trends(*, json: Json = False, html: Html = None, quiet: Quiet = False) -> int:
+def trends(
+    query: Annotated[str, Parameter(help="A series id, or words to search for.")] = "",
+    /,
+    *,
+    json: Json = False,
+    html: Html = None,
+    quiet: Quiet = False,
+) -> int:
     """Redraw the memory-wall figures from the data: model size, memory, compute, bandwidth and links, with claims beside fits.
 
-    Example:
+    With a series id, show its points with their sources.
+
+    Examples:
         bytebound trends --html trends.html
+
+        bytebound trends dram-bandwidth
     """
     writable(html)
     from bytebound.facts.trends import trends as collect  # noqa: PLC0415
+    from bytebound.report import facts as render  # noqa: PLC0415
 
     found = collect()
+    words = query.lower().split()
+    named = [series for series in found.series if series.id == query.lower()]
+    kept = named or [
+        series for series in found.series if all(word in f"{series.id} {series.title}".lower() for word in words)
+    ]
+    if not kept:
+        raise UnknownNameError(
+            "series", query, [series.id for series in found.series], mend="`bytebound trends` lists them"
+        )
+    shown = replace(found, series=tuple(kept))
     if html is not None:
         from bytebound.report.html import trends_html  # noqa: PLC0415
 
-        write(html, trends_html(found), quiet=quiet)
-
-    def text() -> str:
-        from bytebound.report.facts import trends_text  # noqa: PLC0415
-
-        return trends_text(found, page())
-
-    emit(found, json=json, text=text)
+        write(html, trends_html(shown), quiet=quiet)
+    one = len(kept) == 1 and bool(query)
+    emit(
+        shown, json=json, text=lambda: render.series_text(kept[0], page()) if one else render.trends_text(shown, page())
+    )
     return FINE
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.device import Device, Figure
-    from bytebound.documents.trends import Trends
+    from bytebound.documents.trends import Trends, TrendSeries
     from bytebound.report.page import Page
 
 UNKNOWN = "–"
@@ -254,7 +254,7 @@ def trends_text(trends: Trends, page: Page) -> str:
         )
         rows.append(
             (
-                series.title,
+                f"{series.title} ({series.id})",
                 claim,
                 f"×{significant(fit.factor_per_2_years)}",
                 f"{significant(fit.low95)}–{significant(fit.high95)}",
@@ -277,7 +277,33 @@ def trends_text(trends: Trends, page: Page) -> str:
         columns=columns,
         rows=rows,
         page=page,
-        note="least squares of log(value) on time; --html FILE draws the points",
+        note="least squares of log(value) on time; bytebound trends ID shows the points, --html FILE draws them",
+    )
+
+
+def series_text(series: TrendSeries, page: Page) -> str:
+    """Return one series in full: its claim, its fit, and every point with its source."""
+    fit, claim = series.fit, series.claim
+    fields = [
+        ("series", f"{series.title} ({series.id}), {series.unit}"),
+        (
+            "claimed",
+            UNKNOWN
+            if claim is None
+            else f"{claim.text}, {'inside' if claim.inside else 'outside'} the interval · {claim.source}",
+        ),
+        (
+            "fitted",
+            f"×{significant(fit.factor_per_2_years)} per 2 years (95 %: {significant(fit.low95)}–{significant(fit.high95)}), {fit.n} points, r² {fit.r2:.2f}",
+        ),
+        ("honest interval", f"{significant(fit.low95_t)}–{significant(fit.high95_t)} (Student, for few points)"),
+    ]
+    rows = [(point.date, point.name, significant(point.value), point.source) for point in series.points]
+    columns = (("date", "!"), ("point", ""), (series.unit, "r"), ("source", ""))
+    return (
+        record_text(title=series.id, fields=fields, page=page, note=series.note)
+        + "\n"
+        + table_text(title=f"{len(rows)} points", columns=columns, rows=rows, page=page)
     )
 
 
