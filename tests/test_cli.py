@@ -106,7 +106,7 @@ MESSAGES = {
     ("estimate", *QUESTION, "--batch", "many"): (
         'error: Invalid value for --batch: unable to convert "many" into int\n  next  bytebound --help, or bytebound VERB --help\n'
     ),
-    ("estimate", *QUESTION, "--prefix-hit", "2"): "error: prefix_hit is 2, outside 0 … 1\n  at    prefix_hit\n",
+    ("estimate", *QUESTION, "--prefix-hit", "2"): "error: prefix_hit is 2, outside 0 … 1\n  at    --prefix-hit\n",
     ("schema", "fleed"): (
         "error: unknown document 'fleed'; nearest: fleet\n  at    schema\n  next  choose one of machine, fleet, estimate, audit\n"
     ),

@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError
 from bytebound.cli.fleets import audit
 from bytebound.cli.lookups import devices, engines, formats, models, prices, schema, trends
 from bytebound.cli.output import BUG, FINE, INTERRUPTED, WRONG, say
-from bytebound.cli.serving import estimate, explain, fit
+from bytebound.cli.serving import Asked, estimate, explain, fit
 from bytebound.errors import ByteboundError
 
 if TYPE_CHECKING:
@@ -42,11 +42,16 @@ for command in (audit, estimate, explain, fit, devices, models, prices, trends, 
     app.command(command, help_epilogue=examples(command))
 
 
+FLAGS = {"machine": "--on"} | {name: f"--{name.replace('_', '-')}" for name in Asked.__dataclass_fields__}
+"""Argument of the API -> the flag that sets it, for the place of an error."""
+
+
 def explain_error(error: ByteboundError) -> str:
     """Return the sentence, the place and the mend, each on its own line."""
     lines = [f"error: {error.message}"]
     if error.place:
-        lines.append(f"  at    {error.place}")
+        typed = ", ".join(FLAGS.get(part, part) for part in error.place.split(", "))
+        lines.append(f"  at    {typed}")
     if error.mend:
         lines.append(f"  next  {error.mend}")
     return "\n".join(lines)
