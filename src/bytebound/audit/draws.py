@@ -87,9 +87,7 @@ def supply(
     base = pool.price if pool.price is not None else (price.value if price is not None else None)
     usd = None if base is None else np.full(months, base)
     at = np.arange(months)[None, :]
-    for index, event in enumerate(fleet.roadmap):
-        if event.pool != pool.name:
-            continue
+    for index, event in enumerate(event for event in fleet.roadmap if event.pool == pool.name):
         rng = stream(seed, "event", pool.name, str(index))
         happens = rng.random((draws, 1)) < event.chance
         late = rng.exponential(1.0, (draws, 1)) * event.slip_months + (slip_months if event.add else 0.0)

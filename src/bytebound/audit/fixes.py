@@ -54,10 +54,11 @@ class Situation:
     quality_floor: str
 
 
-def need_devices(found: Surface, factors: Factors, base_demand: float) -> tuple[Array, NDArray[np.int64]]:
-    """Return (devices needed, limit) over (draws, months)."""
+def need_devices(found: Surface, factors: Factors, base_demand: float, case: Case) -> tuple[Array, NDArray[np.int64]]:
+    """Return (devices needed, limit) over (draws, months): at least those of one replica, but for an edge device."""
     seconds, limit = found.at(factors.context, factors.model, factors.error)
-    return base_demand * factors.demand * seconds, np.broadcast_to(limit, factors.demand.shape)
+    least = 0.0 if case.kind == "edge" else float(case.devices_per_replica)
+    return np.maximum(base_demand * factors.demand * seconds, least), np.broadcast_to(limit, factors.demand.shape)
 
 
 def all_fixes(s: Situation, before: Starves) -> tuple[Fix, ...]:
@@ -127,7 +128,7 @@ def _outcome(
 ) -> Fix:  # fmt: skip
     found = surface(changed, s.axes)
     old, new = float(s.now.device_s[spot]), float(found.device_s[spot])
-    need, limit = need_devices(found, s.factors, s.base_demand)
+    need, limit = need_devices(found, s.factors, s.base_demand, changed)
     was = s.need
     if from_month:
         months = np.arange(need.shape[1]) >= from_month
@@ -156,6 +157,8 @@ def _judge(
 ) -> tuple[str, Literal["helps", "little-effect", "rejected"]]:
     if not np.isfinite(new):
         return "still does not meet the objective or does not fit", "rejected"
+    if not np.isfinite(old) and not allowed:
+        return "makes an objective reachable that was not, but below this workload's quality floor", "little-effect"
     if not np.isfinite(old):
         return "makes an objective reachable that was not", "helps"
     if effect is not None and effect < 1 - LITTLE:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.audit.draws import Factors, Supply, factors, month_index, supply
+from bytebound.audit.draws import HBM_SHARE_OF_PRICE, Factors, Supply, factors, month_index, supply
 from bytebound.audit.fixes import Situation, all_fixes, need_devices, roadmap_machines
 from bytebound.audit.record import assumptions, totals, workload_record
 from bytebound.audit.starve import bands, first_starvation, headroom
@@ -106,7 +106,7 @@ def audit_fleet(
         )
         for pool in fleet.pool
     }
-    coming = upcoming_machines(fleet, horizon)
+    coming = upcoming_machines(fleet, horizon, memory_price)
     studied = [
         _study(w, index, machines[w.pool], coming, months=horizon, draws=draws, seed=seed, place=place)
         for index, w in enumerate(fleet.workload)
@@ -177,7 +177,7 @@ def _machine(pool: Pool, index: int, place: str) -> Machine:
     )  # fmt: skip
 
 
-def upcoming_machines(fleet: Fleet, horizon: int) -> tuple[tuple[Machine, int], ...]:
+def upcoming_machines(fleet: Fleet, horizon: int, memory_price: float = 1.0) -> tuple[tuple[Machine, int], ...]:
     """Return machines of the public roadmap and of the fleet's own pools, with the month each is available."""
     found: dict[str, tuple[Machine, int]] = {}
     own = {event.pool for event in fleet.roadmap if event.add}
@@ -193,8 +193,22 @@ def upcoming_machines(fleet: Fleet, horizon: int) -> tuple[tuple[Machine, int], 
         except ByteboundError:
             continue  # announced without a rate or a bandwidth: nothing can be computed on it yet
         if machine.device.kind in {"gpu", "tpu", "asic"} and machine.device.scaleup_bytes_per_s is not None:
-            found[machine.device.id] = (machine, month)
+            found[machine.device.id] = (_dearer(machine, memory_price), month)
     return tuple(found.values())
+
+
+def _dearer(machine: Machine, memory_price: float) -> Machine:
+    """Return the machine at the price a memory-price scenario gives it."""
+    price, factor = machine.usd_per_device_hour, 1 + HBM_SHARE_OF_PRICE * (memory_price - 1)
+    if price is None or factor == 1.0:
+        return machine
+    changed = Figure(
+        value=price.value * factor,
+        unit=price.unit,
+        how="derived",
+        source=f"{price.source}; memory price ×{memory_price:g}",
+    )
+    return machine.model_copy(update={"usd_per_device_hour": changed})
 
 
 def _study(
@@ -211,12 +225,14 @@ def _study(
     try:
         case, base = _case(w, machine, coming)
         sampled = factors(w.demand, name=w.name, months=months, draws=draws, seed=seed, sigma=error_sigma(case))
+        if w.kind == "edge":  # one device serves one user however many users there are
+            sampled = replace(sampled, demand=np.ones_like(sampled.demand))
         axes = Axes(*(_axis(getattr(sampled, name), GRID[name]) for name in ("context", "model", "error")))
         found = surface(case, axes)
     except ByteboundError as error:
         key = {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name")
         raise error.at(f"{place_in(Path(place), ['workload', index, key])} ({w.name})") from None
-    need, limit = need_devices(found, sampled, base)
+    need, limit = need_devices(found, sampled, base, case)
     return Studied(w, case, axes, sampled, found, base, need, limit)
 
 
@@ -245,6 +261,17 @@ def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]
             seq=j.seq, micro_batch=j.micro_batch, global_batch=j.global_batch, tokens=j.tokens, tp=j.tp, pp=j.pp, dp=j.dp,
             cp=j.cp, ep=j.ep, zero=j.zero, precision=j.precision, optimizer=j.optimizer, recompute=j.recompute, trainable=j.trainable,
         )  # fmt: skip
+        used = j.tp * j.pp * j.dp * j.cp
+        if used > machine.devices:
+            raise QuantityError(
+                f"tp × pp × dp × cp is {used} and the pool has {machine.devices} devices",
+                place="job",
+                mend="lower a degree",
+            )
+        if j.pp > setting.table.layers:
+            raise QuantityError(
+                f"pp is more than the model's {int(setting.table.layers)} layers", place="job.pp", mend="lower pp"
+            )
         case = Case(w.kind, setting, train, w.objective, 1, roadmap=roadmap_machines(coming, machine.device.id))
         return case, j.tokens / (j.days * 24 * SECONDS_PER_HOUR)
     serve = Serve(
@@ -253,6 +280,17 @@ def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]
         denoise_steps=d.denoise_steps,
     )  # fmt: skip
     check_degrees(setting, serve)
+    replica = d.tp * d.pp * d.dp
+    if w.devices is not None and w.devices < replica:
+        raise QuantityError(
+            f"devices is {w.devices} and one replica takes {replica}",
+            place="devices",
+            mend="raise devices, or lower tp",
+        )
+    if w.objective.tpot is not None and setting.table.kind == "encoder":
+        raise DocumentError(
+            "an encoder gives no output tokens, so tpot cannot be its objective", mend="give ttft or request"
+        )
     if w.kind == "edge" and not (w.objective.ttft or w.objective.tpot or w.objective.request):
         raise DocumentError(
             "an edge workload needs an objective", mend='give [workload.objective] such as tpot = "100ms"'
@@ -285,7 +323,9 @@ def allocate(fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply]) 
                 shares[s.workload.name] = np.ones_like(devices)
             elif s.workload.devices is not None:
                 grown = (
-                    devices / max(float(pool.count), 1.0) if not open_ else np.minimum(devices / max(fixed, 1.0), 1.0)
+                    devices / max(float(pool.count), fixed, 1.0)
+                    if not open_
+                    else np.minimum(devices / max(fixed, 1.0), 1.0)
                 )
                 shares[s.workload.name] = s.workload.devices * grown
             else:
@@ -339,8 +379,8 @@ def _conclude(s: Studied, share: Array, pool: Supply, fleet_need: FleetNeed) -> 
 def _pool_audit(pool: Pool, machine: Machine, found: Supply, mine: list[Studied]) -> PoolAudit:
     hours = SECONDS_PER_MONTH / SECONDS_PER_HOUR
     devices = np.median(found.devices, axis=0)
-    needs = [np.where(np.isfinite(s.need), s.need, np.nan) for s in mine if s.workload.kind != "edge"]
-    need = np.nansum(needs, axis=0) if needs else np.zeros((1, found.devices.shape[1]))
+    needs = [np.minimum(s.need, 1e12) for s in mine if s.workload.kind != "edge"]
+    need = np.sum(needs, axis=0) if needs else np.zeros((1, found.devices.shape[1]))
     power = machine.device.power_w.value if machine.device.power_w else 0.0
     usd = found.usd_per_hour if found.usd_per_hour is not None else np.zeros(found.devices.shape[1])
     return PoolAudit(

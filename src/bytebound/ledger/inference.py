@@ -134,20 +134,23 @@ def attention_prefill_rows(table: OpTable, r: Request, tokens: Array, past: Arra
     ``tokens`` are totals over the requests taken together; ``tokens[SEQUENCE]`` is how many requests those are.
     """
     s = table.scores
-    requests = np.maximum(tokens[t.SEQUENCE], 1.0)
+    images = np.where((s.stream == t.ENCODER)[:, None] & (not table.crosses), np.maximum(r.images, 1.0), 1.0)
+    requests = np.maximum(tokens[t.SEQUENCE], 1.0) * images  # images do not attend to each other
     crossed = (s.kind == t.CROSSED)[:, None]
     scale = s.token_scale[:, None]
     new = tokens[s.stream] * scale / requests
     before = np.where((s.stream == t.MAIN)[:, None] & ~crossed, past, 0.0)
     limit = np.minimum(s.window, s.selected)[:, None] + np.zeros_like(new)
     triangle = _pairs(before + new, limit) - _pairs(before + 0 * new, limit)
-    keys = np.where(crossed, tokens[t.CROSS] / requests, np.minimum(before + new, limit))
+    keys = np.where(crossed, tokens[t.CROSS] / np.maximum(tokens[t.SEQUENCE], 1.0), np.minimum(before + new, limit))
     square = new * keys
     pairs = np.where((s.causal > 0)[:, None] & ~crossed, triangle, square) / s.stride[:, None]
     heads = np.ceil(s.heads[:, None] / r.tp)
     widths = (s.qk_dim + s.v_dim)[:, None]
+    unlimited = np.full_like(new, np.inf)
     flops = requests * (
-        2.0 * pairs * heads * widths + s.index_flop[:, None] * _pairs(before + new, np.full_like(new, np.inf))
+        2.0 * pairs * heads * widths
+        + s.index_flop[:, None] * (_pairs(before + new, unlimited) - _pairs(before + 0 * new, unlimited))
     )
     own = np.maximum(s.own * s.stride, np.where(s.kind == t.LATENT, 0.0, s.kv_heads * (s.qk_dim + s.v_dim)))[:, None]
     reread = np.where(crossed, keys, np.minimum(passes * before + new * (passes + 1) / 2, limit * passes))
@@ -206,7 +209,7 @@ def collective_rows(table: OpTable, r: Request, tokens: Array, passes: Array) ->
     exchanged = payload * np.minimum(p.active[:, None], r.ep) / np.minimum(r.tp, r.ep)
     by_exchange = (r.ep > 1)[None, :]
     head = np.flatnonzero(p.shard == t.VOCAB)
-    logits = n[head] * p.outputs[head, None] * r.activation_bytes / r.tp
+    logits = n[head] * p.outputs[head, None] * r.activation_bytes
     sent = tokens[t.MAIN][None, :] * table.hidden * r.width_scale * r.activation_bytes
     parts = [
         (reduces, "all-reduce", ALL_REDUCE, payload[reduces], r.tp, r.tp > 1),
@@ -307,7 +310,8 @@ def prefill_ledger(table: OpTable, r: Request, requests: Array) -> Ledger:
     """
     zero = np.zeros_like(r.batch * r.prompt)
     encoder_only = table.kind == "encoder"
-    new = np.maximum(r.prompt * (1 - r.prefix_hit - r.offload_hit), 1.0)
+    found = 0.0 if encoder_only else r.prefix_hit + r.offload_hit
+    new = np.maximum(r.prompt * (1 - found), 1.0)
     past = r.prompt - new
     encoder = (
         requests * np.where(table.crosses, table.encoder_tokens or r.prompt, table.encoder_tokens * r.images) + zero
@@ -327,7 +331,7 @@ def prefill_ledger(table: OpTable, r: Request, requests: Array) -> Ledger:
         stream_rows(table, r, tokens, requests, passes),
         *collective_rows(table, r, tokens, passes),
     ]
-    per_token = kv_bytes_per_token(table, r)
+    per_token = kv_bytes_per_token(table, r) * r.pp  # every stage moves its part in turn
     if bool(np.any(r.offload_hit > 0)):
         parts.append(transfer_row("KV from host memory", HOST, requests * r.prompt * r.offload_hit * per_token + zero))
     if bool(np.any(r.disaggregated > 0)):

@@ -138,7 +138,7 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
     gathered = np.where(np.asarray(work.zero) >= 3, 2 * 2.0 * psi / np.maximum(table.layers / pp, 1.0), 0.0)
     mains = p.stream != t.ENCODER
     per_token = (p.flop_per_token * p.active * p.repeat * mains).sum() * scale
-    keys = np.minimum(seq[..., None] / 2, s.window)
+    keys = np.minimum(np.minimum(seq[..., None] / 2, s.window), s.selected) * (s.stream == t.MAIN)
     attention = (2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat * keys / s.stride).sum(
         axis=-1
     ) * scale**KV_GROWTH_EXPONENT
@@ -147,11 +147,15 @@ def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedg
     recomputed = {"none": 0.0, "selective": 0.04, "full": 1.0}[work.recompute]
     volumes = np.where(np.asarray(work.zero) >= 3, 3.0, 2.0)
     synced = psi if adapters is None else adapters
+    # a frozen base that is sharded is gathered for forward and for backward all the same
+    gathered_base = (
+        0.0 if adapters is None else np.where(np.asarray(work.zero) >= 3, 2 * 2.0 * psi * (group - 1) / group, 0.0)
+    )
     reduces = (p.repeat * (p.reduces > 0)).sum() / pp
     return TrainingLedger(
         weight_bytes=np.asarray(weights), gradient_bytes=np.asarray(gradients), optimizer_bytes=np.asarray(states),
         activation_bytes=np.asarray(activations), temporary_bytes=np.asarray(logits + gathered), flops=np.asarray(forward * (1 + backward)), attention_share=np.asarray(attention / (per_token + attention)),
-        recomputed_flops=np.asarray(forward * recomputed), data_parallel_bytes=np.asarray(volumes * synced * 2.0 * (group - 1) / group),
+        recomputed_flops=np.asarray(forward * recomputed), data_parallel_bytes=np.asarray(volumes * synced * 2.0 * (group - 1) / group + gathered_base),
         tensor_bytes=np.asarray(np.where(tp > 1, 2.0 * seq * micro / cp * table.hidden * wide, 0.0)),
         tensor_collectives=np.asarray(2 * reduces * microbatches), pipeline_bytes=np.asarray(2.0 * seq * micro / cp * table.hidden * wide),
         microbatches=np.asarray(microbatches), tokens=np.asarray(seq * np.asarray(work.global_batch, dtype=float)),
@@ -176,6 +180,6 @@ def train_flop_per_token(table: OpTable, seq: float) -> float:
     """Return training FLOPs per token, 3 × forward, causal attention at ``seq`` tokens, without recomputation."""
     p, s = table.products, table.scores
     matrices = float((p.flop_per_token * p.active * p.repeat * (p.stream != t.ENCODER)).sum())
-    keys = np.minimum(seq / 2, s.window)
+    keys = np.minimum(np.minimum(seq / 2, s.window), s.selected) * (s.stream == t.MAIN)
     attention = float((2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat * keys / s.stride).sum())
     return 3.0 * (matrices + attention)

@@ -28,6 +28,13 @@ PIECE = 4096
 """Requests per piece: a few dozen rows × 4096 × 8 bytes × a dozen arrays stay inside a core's cache."""
 
 
+def _flat(work: Serve, value: Any) -> Array:
+    """Return a quantity as (requests,), or (1,) where it is one number."""
+    return np.atleast_1d(
+        np.asarray(np.broadcast_to(value, work.shape) if np.ndim(value) else value, dtype=float)
+    ).ravel()
+
+
 def run(
     table: OpTable,
     work: Serve,
@@ -41,9 +48,9 @@ def run(
     """Return the prediction of ``work`` as it stands (no pieces): used where rows are wanted."""
     request = lay_out(table, work, dtype=dtype, engine_chunk=engine_chunk, profiled=profiled)
     return predict(
-        table, request, ceilings, engine, acceptance=np.atleast_1d(np.asarray(work.acceptance, dtype=float)).ravel(),
-        draft_cost=np.atleast_1d(np.asarray(work.draft_cost, dtype=float)).ravel(),
-        denoise_steps=np.atleast_1d(np.asarray(work.denoise_steps, dtype=float)).ravel(),
+        table, request, ceilings, engine, acceptance=_flat(work, work.acceptance),
+        draft_cost=_flat(work, work.draft_cost),
+        denoise_steps=_flat(work, work.denoise_steps),
         continuous=work.scheduling == "continuous",
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from bytebound.documents.architecture import Architecture
 from bytebound.documents.device import Machine
 from bytebound.documents.estimate import Estimate, MachineFacts, Memory, ModelFacts, NextWall, OperatorTime, Phase
 from bytebound.documents.values import Interval, Provenance
+from bytebound.documents.work import COUNT_LIMIT, TOKEN_LIMIT
 from bytebound.errors import QuantityError
 from bytebound.facts.engines import Engine, find_engine
 from bytebound.facts.machines import find_machine
@@ -145,7 +146,7 @@ def estimate_on(setting: Setting, work: Serve) -> Estimate:
 
     missing = _missing(setting, named)
     devices = np.asarray(work.tp) * np.asarray(work.pp) * np.asarray(work.dp)
-    energy = energy_j(setting.machine.device, named, devices)
+    energy = energy_j(setting.machine.device, named, np.broadcast_to(devices, shape).ravel())
     price = setting.machine.usd_per_device_hour
     rate = out("tokens_per_s")
     spread, first = setting.evidence.tpot_spread, setting.evidence.ttft_spread
@@ -198,7 +199,7 @@ def _interval(value: Number, spread: float, floor: Number | None) -> Interval:
 
 
 def _model_facts(setting: Setting, work: Serve) -> ModelFacts:
-    whole = replace(work, tp=1, pp=1, dp=1, ep=1, batch=1)
+    whole = replace(work, tp=1, pp=1, dp=1, ep=1, batch=np.ones(work.shape) if work.shape else 1)
     request = lay_out(setting.table, whole, dtype=setting.architecture.dtype, engine_chunk=1.0)
     per_token = np.broadcast_to(
         kv_bytes_per_token(setting.table, request), (int(np.prod(work.shape)) if work.shape else 1,)
@@ -311,6 +312,9 @@ def next_wall(setting: Setting, work: Serve, verdict: float) -> NextWall | None:
     factors = 2.0 ** np.arange(1, 13)
     for quantity, label in (("batch", "batch"), ("prompt", "prompt of")):
         values = np.asarray(getattr(work, quantity), dtype=float) * factors
+        values = values[values <= (COUNT_LIMIT if quantity == "batch" else TOKEN_LIMIT)]
+        if not len(values):
+            continue
         codes = setting.answer(replace(work, **{quantity: values}))["verdict"]
         changed = np.flatnonzero(codes != verdict)
         if len(changed):

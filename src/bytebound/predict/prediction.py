@@ -98,7 +98,10 @@ class Prediction:
 
 def reside(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads) -> Residence:
     """Return what is resident per device. KV is counted with every sequence at its full length, in whole pages."""
-    length = r.prompt + r.output
+    crossing = (
+        table.crosses and table.kind == "decoder"
+    )  # the prompt is the encoder's; the decoder keeps its own output
+    length = (r.output + 1 if crossing else r.prompt + r.output) + np.zeros_like(r.prompt * r.output)
     paged = np.ceil(length / engine.block_tokens) * engine.block_tokens
     per_sequence = residence.kv_bytes_per_sequence(table, r, paged)
     decoder = table.kind == "decoder"
@@ -145,12 +148,12 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
     held = reside(table, r, ceilings, engine)
     if encoder_only:
         request, tpot = ttft, np.full_like(ttft, np.nan)
-        tokens_per_s = r.dp * r.pp * r.batch * r.prompt / ttft
+        tokens_per_s = r.dp * r.batch * r.prompt / ttft
         spent = prefill.spent
         decode_time = queue = np.zeros((1,))
     elif table.kind == "denoiser":
         request = ttft + denoise_steps * decode.total
-        tpot, tokens_per_s, ttft = decode.total, r.dp * r.pp * r.batch / request, request
+        tpot, tokens_per_s, ttft = decode.total, r.dp * r.batch / request, request
         spent = prefill.spent + denoise_steps * decode.spent
         decode_time = denoise_steps * decode.total / request
         queue = np.zeros((1,))
