@@ -93,7 +93,8 @@ def supply(
         late = rng.exponential(1.0, (draws, 1)) * event.slip_months + (slip_months if event.add else 0.0)
         month = month_index(fleet.start, event.when) + late
         devices = devices + np.where(happens & (at >= month), event.add - event.retire, 0)
-        if event.price is not None and usd is not None:
+        if event.price is not None:
+            usd = np.full(months, event.price) if usd is None else usd
             usd = np.where(np.arange(months) >= month_index(fleet.start, event.when), event.price, usd)
     if usd is not None:
         usd = usd * (1 + HBM_SHARE_OF_PRICE * (memory_price - 1))

@@ -138,6 +138,8 @@ def change_tp(factor: float) -> Callable[[Case, Today], Case | Refusal]:
             return Refusal(
                 f"a node has {machine.per_node} devices (rule 9: tensor parallelism across nodes is link-bound)"
             )
+        if isinstance(case.work, Serve) and wanted * int(case.work.pp) * int(case.work.dp) > machine.devices:
+            return Refusal(f"one replica would take more than the pool's {machine.devices} devices")
         if factor > 1 and machine.device.scaleup_bytes_per_s is None and machine.device.kind == "gpu":
             return Refusal(f"{machine.device.id} has no scale-up link; all-reduces would cross the host link (rule 9)")
         work = case.work
