@@ -28,7 +28,7 @@ def stream(seed: int, *names: str) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """Demand, context and model factors (draws, months); the model's time error (draws, 1)."""
+    """Demand, context and model factors, (draws, months) or less where they do not vary; the model's time error (draws, 1)."""
 
     demand: Array
     context: Array
@@ -43,7 +43,12 @@ def factors(demand: Demand, *, name: str, months: int, draws: int, seed: int, si
 
     def grown(mean: float, spread: float) -> Array:
         z = rng.standard_normal((draws, 1))
-        return np.asarray(np.exp((np.log(mean) + spread * z) * years))
+        return np.asarray(
+            np.exp(
+                (np.log(mean) + (spread * z if spread else 0.0))
+                * (years if spread or mean != 1 else 0.0 * years[:, :1])
+            )
+        )
 
     return Factors(
         demand=grown(demand.growth, demand.growth_sigma),

@@ -54,11 +54,14 @@ class Situation:
     quality_floor: str
 
 
-def need_devices(found: Surface, factors: Factors, base_demand: float, case: Case) -> tuple[Array, NDArray[np.int64]]:
+def need_devices(
+    found: Surface, factors: Factors, base_demand: float, *, case: Case, months: int
+) -> tuple[Array, NDArray[np.int64]]:
     """Return (devices needed, limit) over (draws, months): at least those of one replica, but for an edge device."""
     seconds, limit = found.at(factors.context, factors.model, factors.error)
     least = 0.0 if case.kind == "edge" else float(case.devices_per_replica)
-    return np.maximum(base_demand * factors.demand * seconds, least), np.broadcast_to(limit, factors.demand.shape)
+    need = np.maximum(base_demand * factors.demand * seconds, least) + np.zeros((1, months))
+    return need, np.broadcast_to(limit, need.shape)
 
 
 def all_fixes(s: Situation, before: Starves) -> tuple[Fix, ...]:
@@ -128,7 +131,7 @@ def _outcome(
 ) -> Fix:  # fmt: skip
     found = surface(changed, s.axes)
     old, new = float(s.now.device_s[spot]), float(found.device_s[spot])
-    need, limit = need_devices(found, s.factors, s.base_demand, changed)
+    need, limit = need_devices(found, s.factors, s.base_demand, case=changed, months=s.need.shape[1])
     was = s.need
     if from_month:
         months = np.arange(need.shape[1]) >= from_month

@@ -232,7 +232,7 @@ def _study(
     except ByteboundError as error:
         key = {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name")
         raise error.at(f"{place_in(Path(place), ['workload', index, key])} ({w.name})") from None
-    need, limit = need_devices(found, sampled, base, case)
+    need, limit = need_devices(found, sampled, base, case=case, months=months)
     return Studied(w, case, axes, sampled, found, base, need, limit)
 
 
