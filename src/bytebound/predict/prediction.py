@@ -9,13 +9,6 @@ import numpy as np
 
 from bytebound.ledger import inference, residence
 from bytebound.predict.roofline import (
-    COMPUTE,
-    HOST_LINK,
-    KV,
-    OVERHEAD,
-    SCALE_OUT_LINK,
-    SCALE_UP_LINK,
-    WEIGHT,
     Ceilings,
     Timing,
     lay_on,
@@ -196,21 +189,3 @@ def _accepted_tokens(draft: Array, acceptance: Array | float) -> Array:
     """
     alpha = np.minimum(np.asarray(acceptance, dtype=float), 1 - 1e-9)
     return np.asarray((1 - alpha ** (draft + 1)) / (1 - alpha))
-
-
-def time_elasticity(prediction: Prediction) -> dict[str, Array]:
-    """Return % change of tokens_per_s per +1 % of each resource, (requests,).
-
-    The time is a sum of parts that are each inversely proportional to one ceiling, so the elasticity of its inverse is
-    that part's share. Capacity changes nothing at a stated batch that fits.
-    """
-    share = prediction.spent / prediction.spent.sum(axis=0)
-    return {
-        "memory_bandwidth": share[WEIGHT:COMPUTE].sum(axis=0),
-        "memory_capacity": np.zeros_like(share[KV]),
-        "compute": share[COMPUTE],
-        "scale_up_link": share[SCALE_UP_LINK],
-        "scale_out_link": share[SCALE_OUT_LINK],
-        "host_link": share[HOST_LINK],
-        "overhead": share[OVERHEAD],
-    }

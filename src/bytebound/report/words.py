@@ -11,7 +11,7 @@ from bytebound.units import show_rate, show_time, show_usd, significant
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bytebound.documents.audit import Audit, Fix, Starves, WorkloadAudit
+    from bytebound.documents.audit import Fix, Starves, WorkloadAudit
     from bytebound.documents.estimate import Phase
     from bytebound.documents.values import Interval
 
@@ -224,11 +224,6 @@ def cheapest(workload: WorkloadAudit) -> Fix | None:
     """Return the fix to show first: the recommended ones before those that help, in the audit's own order."""
     ranked = [fix for status in ("recommended", "helps") for fix in workload.fixes if fix.status == status]
     return ranked[0] if ranked else None
-
-
-def resource_names(audit: Audit) -> tuple[str, ...]:
-    """Return every resource some workload was checked against, in the order first met."""
-    return tuple(dict.fromkeys(name for workload in audit.workloads for name in workload.by_resource))
 
 
 def ridge(phase: Phase) -> float:
