@@ -242,3 +242,32 @@ def test_what_does_not_fit_has_no_speed():
     again = bb.from_json(bb.Estimate, bb.to_json(estimate))
     assert again.verdict == "capacity"
     assert again.tokens_per_s.value is None  # unknown is null in JSON, never 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory_bytes",
+        "memory_bytes_per_s",
+        "scaleup_bytes_per_s",
+        "scaleout_bytes_per_s",
+        "host_bytes_per_s",
+        "flop_per_s",
+        "domain",
+    ],
+)
+def test_every_ceiling_broadcasts(name):
+    """A ceiling may be an array over requests: each element is the answer of that ceiling alone, in one piece or many."""
+    setting = settle("meta-llama/Llama-3.1-70B", "2x(8x h100-sxm)", "vllm")
+    own = getattr(setting.ceilings, name)
+    factors = np.array([1.0, 2.0, 4.0])
+    many = replace(setting.ceilings, **{name: own[:, None] * factors if name == "flop_per_s" else own * factors})
+    work = Serve(batch=32, tp=16, prompt=3000, offload_hit=0.2)
+    together = setting.answer(work, many)
+    for i, factor in enumerate(factors):
+        alone = setting.answer(work, replace(setting.ceilings, **{name: own * factor}))
+        for column in ("tpot_s", "ttft_s", "max_kv_tokens", "decode.seconds"):
+            assert together[column][i] == pytest.approx(alone[column][0], rel=1e-9), column
+
+    wide = replace(setting.ceilings, **{name: np.repeat(getattr(many, name), 2000, axis=-1)})
+    assert setting.answer(work, wide)["tpot_s"][4500] == pytest.approx(together["tpot_s"][2], rel=1e-9)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.errors import QuantityError
 from bytebound.ledger.ledger import MATH
 from bytebound.ledger.request import lay_out
 from bytebound.predict.prediction import predict
@@ -70,7 +71,10 @@ def answer(
     One question and the same question inside a million give the same answer: pieces share no state.
     """
     shape = work.shape
-    count = int(np.prod(shape)) if shape else 1
+    asked = int(np.prod(shape)) if shape else 1
+    count = max(asked, ceilings.requests)
+    if min(asked, ceilings.requests) not in {1, count}:
+        raise QuantityError(f"{asked} requests do not match ceilings of {ceilings.requests}", place="ceilings")
     if count <= PIECE:
         prediction = run(table, work, ceilings, engine, dtype=dtype, engine_chunk=engine_chunk, profiled=profiled)
         return {name: np.broadcast_to(value, (count,)) for name, value in columns(prediction, ceilings).items()}
@@ -83,7 +87,15 @@ def answer(
     def piece(start: int) -> dict[str, Array]:
         cut: dict[str, Any] = {name: value[start : start + PIECE] for name, value in flat.items()}
         part = replace(work, **cut)
-        return answer(table, part, ceilings, engine, dtype=dtype, engine_chunk=engine_chunk, profiled=profiled)
+        return answer(
+            table,
+            part,
+            ceilings.part(start, start + PIECE),
+            engine,
+            dtype=dtype,
+            engine_chunk=engine_chunk,
+            profiled=profiled,
+        )
 
     starts = range(0, count, PIECE)
     workers = min(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,30 @@ class Ceilings:
     link_share: Array
     scaleout_floor_s: Array
 
+    @property
+    def requests(self) -> int:
+        """Requests the ceilings vary over; 1 where every ceiling is one number."""
+        return max(
+            np.shape(getattr(self, name))[-1] if np.ndim(getattr(self, name)) > own else 1
+            for name, own in _AXES.items()
+        )
+
+    def part(self, start: int, stop: int) -> Ceilings:
+        """Return the ceilings of requests ``start`` to ``stop``."""
+        cut = {
+            name: getattr(self, name)[..., start:stop]
+            for name, own in _AXES.items()
+            if np.ndim(getattr(self, name)) > own and np.shape(getattr(self, name))[-1] > 1
+        }
+        return replace(self, **cut)
+
+
+_AXES = {
+    f.name: 1 if f.name in {"flop_per_s", "compute_share", "memory_share", "floor_s"} else 0 for f in fields(Ceilings)
+}
+_AXES |= dict.fromkeys(("compute_share", "memory_share", "floor_s"), 2)
+"""Axes of a ceiling that are its own (dtypes); one more is the axis of requests. Shares and floors have none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -82,11 +106,12 @@ def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0) -
     net = np.flatnonzero(ledger.pattern > 0)
     up_s, out_s, host_link_s = _network(ledger, ceilings, net)
     rows = (np.maximum(compute_s, memory_s) + launches) * ledger.repeat
+    width = max(rows.shape[1], up_s.shape[1], out_s.shape[1], host_link_s.shape[1])
     if len(net):
+        rows = np.array(np.broadcast_to(rows, (len(rows), width)))
         rows[net] += (up_s + out_s + host_link_s) * ledger.repeat[net]
     by_compute = compute_s > memory_s
     per_byte = np.where(by_compute, 0.0, ledger.repeat) * (memory_s / np.maximum(moved, 1e-300))
-    width = rows.shape[1]
     spent = np.empty((len(TIME_RESOURCES), width))
     spent[WEIGHT] = (per_byte * ledger.weight_bytes).sum(axis=0)
     spent[KV] = (per_byte * ledger.kv_bytes).sum(axis=0)
