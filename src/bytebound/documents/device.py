@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bytebound.documents.measurement import Measured
+
 How = Literal["cited", "measured", "derived", "calibrated", "assumed"]
 Positive = Annotated[float, Field(gt=0, lt=1e24, allow_inf_nan=False)]
 
@@ -33,7 +35,8 @@ class Figure(BaseModel):
 class Device(BaseModel):
     """One accelerator, CPU or system on chip: the same document for the catalogue, a user's file and a measurement.
 
-    Rates are dense (never sparse), links are per device and per direction, memory is what the driver shows.
+    Rates are dense (never sparse), links are per device and per direction, memory is what the driver shows. A device
+    measured here carries every reading in ``measured``; its memory bandwidth is then the read-only ceiling.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -61,6 +64,7 @@ class Device(BaseModel):
     host_bytes_per_s: Figure | None = None
     power_w: Figure | None = None
     notes: str = ""
+    measured: Measured | None = None
 
 
 class Machine(BaseModel):

@@ -1,0 +1,1 @@
+"""Measurements, observations and calibrations kept over time, in one SQLite file or any SQLAlchemy database."""
