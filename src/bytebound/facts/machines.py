@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bytebound.documents.device import Machine
 from bytebound.errors import ByteboundError, DocumentError, QuantityError, UnknownNameError
@@ -13,29 +12,19 @@ from bytebound.facts.catalogue import load_catalogue
 from bytebound.facts.devicefile import DeviceFile
 from bytebound.facts.devices import is_file_name, read_device
 from bytebound.facts.prices import rental
+from bytebound.history.place import data_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_PER_NODE = 100_000
 MAX_NODES = 1_000_000
 MAX_DEVICES = 10_000_000
 MAX_EXPRESSION = 4096  # as long as a path may be
 HERE = "here"
-DATA_VARIABLE = "BYTEBOUND_DATA"
 
 _COUNTED = re.compile(r"([+-]?[0-9][0-9._,]*(?:[eE][+-]?[0-9]+)?)\s*[xX×*]\s*(.*)", re.DOTALL)
 _FORM = 'write it as "h100-sxm", "8x h100-sxm" or "2x(8x h100-sxm)"'
-
-
-def data_folder() -> Path:
-    """Return the folder where measured machines are kept: ``BYTEBOUND_DATA``, or the platform's user data folder."""
-    if os.environ.get(DATA_VARIABLE):
-        return Path(os.environ[DATA_VARIABLE]).expanduser()
-    if os.environ.get("XDG_DATA_HOME"):
-        return Path(os.environ["XDG_DATA_HOME"]) / "bytebound"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "bytebound"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "bytebound"
-    return Path.home() / ".local" / "share" / "bytebound"
 
 
 def here_file() -> Path:
