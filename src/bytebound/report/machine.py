@@ -2,15 +2,148 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from bytebound.report.facts import device_text
+from bytebound.report.page import draw, grid, heading, indented, labelled
+from bytebound.report.plot import Curve, axis, bare, plot
+from bytebound.report.readings import (
+    LADDERS,
+    called,
+    ceilings,
+    doubts,
+    ladders,
+    levels,
+    machine_sentence,
+    place_of,
+    size_of,
+    spread_out,
+)
+from bytebound.report.words import clean, moment, quantity, span_of
+from bytebound.units import show_capacity, show_rate, significant
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
     from bytebound.documents.device import Device
+    from bytebound.documents.measurement import Measured, Reading
     from bytebound.report.page import Page
+
+SHOWN_CURVES, SHOWN_LINES = 4, 12
+PICTURE_WIDTH, PICTURE_ROWS = 100, 10
+ROOMY = 100
 
 
 def machine_text(device: Device, page: Page, *, saved: str = "") -> str:
-    """Return a machine for a terminal; ``saved`` says where its document was written."""
-    return device_text(device, page) + (f"\nsaved {saved}\n" if saved else "")
+    """Return a machine for a terminal; ``saved`` says where its document was written.
+
+    A device that was not measured is shown as the catalogue knows it.
+    """
+    measured = device.measured
+    if measured is None:
+        return device_text(device, page) + (draw([Text(f"saved {clean(saved)}")], page) if saved else "")
+    parts: list[RenderableType] = [
+        heading(_title(device, measured)),
+        Text(machine_sentence(device)),
+        Text(_run(measured), style="dim"),
+        *(Text(doubt, style="yellow") for doubt in doubts(measured)),
+        Text(""),
+        _ceilings(ceilings(measured), page),
+        *_ladder(measured, page),
+        *_levels(measured),
+        *_missing(measured),
+        Text(""),
+        labelled([*([("saved", clean(saved))] if saved else []), ("next", "bytebound estimate MODEL --on here")], by=0),
+    ]
+    return draw(parts, page)
+
+
+def _title(device: Device, measured: Measured) -> str:
+    system = measured.system
+    cores = f"{significant(system.cores_usable)} of {system.cores_online}"
+    if system.cores_usable == system.cores_online:
+        cores = f"{system.cores_online}"
+    words = [
+        clean(device.name),
+        f"{cores} core{'' if cores == '1' else 's'}",
+        f"{show_capacity(device.memory_bytes.value)} memory",
+        *([f"{system.numa_nodes} NUMA nodes"] if system.numa_nodes > 1 else []),
+        *(["virtual"] if system.virtual else []),
+    ]
+    return " · ".join(words)
+
+
+def _run(measured: Measured) -> str:
+    ladder = f"{clean(measured.ladder)} ladder"
+    return f"measured {moment(measured.when)} in {significant(measured.seconds, 2)} s, {ladder}, {clean(measured.id)}"
+
+
+def _ceilings(readings: Sequence[Reading], page: Page) -> RenderableType:
+    columns = [("ceiling", "" if page.width >= ROOMY else "w"), ("best", "r!"), ("median", "r!")]
+    columns += [("10–90 %", "!")] if page.width >= 76 else []
+    columns += [("how", "")] if page.width >= ROOMY else []
+    again = Counter(r.name for r in readings)
+    rows = []
+    for r in readings:
+        ladder = r.name.startswith(LADDERS)
+        where = place_of(r, without=["bytes"]) if ladder else place_of(r) if again[r.name] > 1 else ""
+        row = [
+            called(r.name) + (f" ({where})" if where else ""),
+            quantity(r.best, r.unit),
+            quantity(r.median, r.unit),
+            span_of(r.p10, r.p90, r.unit) if r.samples > 1 else "",
+            clean(r.how) + (f"; {clean(r.note)}" if r.note else ""),
+        ]
+        rows.append(row[: len(columns)])
+    return grid(*columns, rows=rows)
+
+
+def _ladder(measured: Measured, page: Page) -> list[RenderableType]:
+    """The cache ladder: how fast a working set of each size is read."""
+    series = ladders(measured).get("memory.read", {})
+    if not series:
+        return []
+    curves = [
+        Curve(at or "read", tuple((size_of(r), r.best) for r in series[at]))
+        for at in spread_out(list(series), SHOWN_CURVES)
+    ]
+    points = [point for curve in curves for point in curve.points]
+    x = axis((size for size, _ in points), show_capacity, base=2)
+    y = axis((rate for _, rate in points), lambda rate: show_rate(rate, "B/s"), slack=1.15)
+    columns = min(page.width, PICTURE_WIDTH)
+    edges = [c.bytes for c in levels(measured) if x.low < c.bytes < x.high]
+    names = [clean(c.name) for c in levels(measured) if x.low < c.bytes < x.high]
+    spans = list(zip([x.low, *edges], [*edges, x.high], [*names, "memory"], strict=True)) if edges else []
+    picture = plot(curves, x=x, y=y, columns=columns, rows=PICTURE_ROWS, spans=spans, plain=page.ascii)
+    return [Text(""), Text("cache ladder: best read rate by working set", style="bold"), *picture]
+
+
+def _levels(measured: Measured) -> list[RenderableType]:
+    reported = {clean(k): v for k, v in measured.system.reported_caches.items()}
+    found = levels(measured)
+    if not found:
+        return []
+    rows = [
+        (
+            clean(c.name),
+            bare(show_capacity(c.bytes)),
+            quantity(c.read_bytes_per_s, "B/s"),
+            bare(quantity(reported.get(clean(c.name)), "B")),
+        )
+        for c in found
+    ]
+    columns = (("level", "!"), ("holds, measured", "r!"), ("read at", "r!"), ("reported", "r!"))
+    return [Text(""), grid(*columns, rows=rows)]
+
+
+def _missing(measured: Measured) -> list[RenderableType]:
+    rows = [("not measured", f"{called(m.probe)}: {clean(m.why)}") for m in measured.missing[:SHOWN_LINES]]
+    rows += [("note", clean(note)) for note in measured.notes[:SHOWN_LINES]]
+    more = max(len(measured.missing) - SHOWN_LINES, 0) + max(len(measured.notes) - SHOWN_LINES, 0)
+    parts: list[RenderableType] = [Text(""), labelled(rows, by=0)] if rows else []
+    return [*parts, *([indented(f"{more} more in --json and --html", style="dim")] if more else [])]

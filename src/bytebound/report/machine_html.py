@@ -5,12 +5,156 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bytebound.report.html import page_html
-from bytebound.report.words import clean
+from bytebound.report.machine_charts import ladder_charts, spread_chart
+from bytebound.report.plot import bare
+from bytebound.report.readings import (
+    called,
+    ceilings,
+    doubts,
+    figures,
+    levels,
+    machine_sentence,
+    place_of,
+    plain_number,
+)
+from bytebound.report.roofline import machine_roofline
+from bytebound.report.words import clean, moment, quantity, span_of
+from bytebound.units import show_capacity
 
 if TYPE_CHECKING:
-    from bytebound.documents.device import Device
+    from bytebound.documents.device import Device, Figure
+    from bytebound.documents.measurement import Measured, Reading, System
+
+MOST_READINGS = 1500
+"""Rows of the table of all readings; a machine with more keeps them in its JSON document."""
 
 
 def machine_html(device: Device) -> str:
     """Return a machine, measured or from the catalogue, as one self-contained page."""
-    return page_html("base.html.j2", title=clean(device.name), charts=[])
+    measured = device.measured
+    answers = [(named(r), r) for r in ceilings(measured)] if measured else []
+    ladder = ladder_charts(measured) if measured else []
+    roofline = machine_roofline(memory_roofs(device), {n: f.value for n, f in device.flop_per_s.items()})
+    spread = spread_chart(answers)
+    steady = spread if spread.rows else None
+    return page_html(
+        "machine.html.j2",
+        title=f"Ceilings of {clean(device.name)}",
+        charts=[*ladder, roofline, *([steady] if steady else [])],
+        device=device,
+        measured=measured,
+        sentence=machine_sentence(device),
+        meta=_meta(device, measured),
+        tiles=_tiles(device),
+        ladder=ladder,
+        caches=_caches(measured) if measured else [],
+        roofline=roofline,
+        answers=[row(name, r) for name, r in answers],
+        readings=[row(named(r), r) for r in measured.readings[:MOST_READINGS]] if measured else [],
+        left_out=max(len(measured.readings) - MOST_READINGS, 0) if measured else 0,
+        steady=steady,
+        doubts=doubts(measured) if measured else [],
+        system=_system(measured) if measured else [],
+        called=called,
+        figures=[(name, _shown(f, unit), f.how, f.source, f.when) for name, f, unit in figures(device)],
+    )
+
+
+def memory_roofs(device: Device) -> dict[str, float]:
+    """Return memory level -> read rate [B/s], measured caches first."""
+    caches = {clean(c.name): c.read_bytes_per_s for c in levels(device.measured)} if device.measured else {}
+    return {**caches, clean(device.memory_type) or "memory": device.memory_bytes_per_s.value}
+
+
+def named(reading: Reading) -> str:
+    """Return a reading's name and where it was taken."""
+    where = place_of(reading)
+    return called(reading.name) + (f" ({where})" if where else "")
+
+
+def row(name: str, r: Reading) -> tuple[str, ...]:
+    """Return name, best, range of what counts, median, 10–90 %, samples, disturbed, how and note of a reading."""
+    return (
+        name,
+        quantity(r.best, r.unit),
+        span_of(r.low, r.high, r.unit),
+        quantity(r.median, r.unit),
+        span_of(r.p10, r.p90, r.unit),
+        str(r.samples),
+        str(r.disturbed) if r.disturbed else "",
+        clean(r.how),
+        clean(r.note),
+    )
+
+
+def _shown(figure: Figure, unit: str) -> str:
+    span = span_of(figure.low, figure.high, unit) if figure.low is not None and figure.high is not None else ""
+    return quantity(figure.value, unit) + (f" ({span})" if span else "")
+
+
+def _meta(device: Device, measured: Measured | None) -> str:
+    if measured is None:
+        return f"{clean(device.vendor)} · {device.kind} · {device.status} · not measured: figures as published"
+    system = measured.system
+    cores = f"{plain_number(system.cores_usable)} of {system.cores_online} cores usable"
+    where = "virtual machine" if system.virtual else clean(system.architecture)
+    words = [
+        cores,
+        where,
+        clean(system.os),
+        f"measured {moment(measured.when)} in {plain_number(round(measured.seconds))} s",
+    ]
+    return " · ".join(word for word in words if word)
+
+
+def _tiles(device: Device) -> list[tuple[str, str, str]]:
+    """The ceilings to show large: name, value, range or remark."""
+    tiles = []
+    for name, figure, unit in figures(device):
+        value, _, span = _shown(figure, unit).partition(" (")
+        tiles.append((name, value, span.rstrip(")")))
+    if device.measured:
+        small = [
+            r for r in ceilings(device.measured) if r.name.startswith(("memory.latency", "launch.", "disk.", "link."))
+        ]
+        tiles += [(named(r), quantity(r.best, r.unit), f"median {quantity(r.median, r.unit)}") for r in small]
+    return tiles
+
+
+def _caches(measured: Measured) -> list[tuple[str, str, str, str]]:
+    reported = {clean(name): size for name, size in measured.system.reported_caches.items()}
+    return [
+        (
+            clean(c.name),
+            bare(show_capacity(c.bytes)),
+            quantity(c.read_bytes_per_s, "B/s"),
+            bare(quantity(reported.get(clean(c.name)), "B")),
+        )
+        for c in levels(measured)
+    ]
+
+
+def _system(measured: Measured) -> list[tuple[str, str]]:
+    s = measured.system
+    caches = ", ".join(f"{clean(name)} {bare(show_capacity(size))}" for name, size in s.reported_caches.items())
+    rows = [
+        ("processor", " ".join(filter(None, (clean(s.cpu), clean(s.vendor), clean(s.architecture))))),
+        ("cores", f"{plain_number(s.cores_usable)} usable of {s.cores_online}, {s.numa_nodes} NUMA node(s)"),
+        ("caches as reported", caches),
+        ("instructions", ", ".join(map(clean, s.instructions))),
+        ("memory", _memory(s)),
+        ("accelerators", ", ".join(map(clean, s.accelerators))),
+        ("operating system", clean(s.os)),
+        ("software", ", ".join(f"{clean(name)} {clean(version)}" for name, version in s.software.items())),
+    ]
+    return [(name, text) for name, text in rows if text]
+
+
+def _memory(system: System) -> str:
+    sizes = (
+        ("total", system.memory_total_bytes),
+        ("usable", system.memory_usable_bytes),
+        ("free", system.memory_free_bytes),
+        ("swap", system.swap_bytes),
+    )
+    return ", ".join(f"{name} {show_capacity(size)}" for name, size in sizes)

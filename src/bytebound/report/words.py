@@ -6,7 +6,7 @@ import math
 import unicodedata
 from typing import TYPE_CHECKING, Literal
 
-from bytebound.units import show_rate, show_time, show_usd, significant
+from bytebound.units import show_capacity, show_rate, show_time, show_usd, significant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,6 +103,20 @@ def horizon_words(months: Sequence[str]) -> str:
     if not months:
         return "no months"
     return f"{len(months)} months, {month_name(months[0])} to {month_name(months[-1])}"
+
+
+def moment(when: str) -> str:
+    """Return an ISO time to the minute, as people write it; any other spelling as it is.
+
+    Example:
+        >>> moment("2026-11-22T10:00:31+00:00"), moment("2026-11")
+        ('2026-11-22 10:00 UTC', '2026-11')
+    """
+    shown = clean(when)
+    if len(shown) > 16 and shown[10] == "T":
+        zone = " UTC" if shown.endswith(("+00:00", "Z")) else ""
+        return f"{shown[:10]} {shown[11:16]}{zone}"
+    return shown
 
 
 def percent(value: float, *, signed: bool = False) -> str:
@@ -266,3 +280,28 @@ def bill(workload: WorkloadAudit) -> str:
         return "price unknown"
     value, _, band = interval(workload.usd_per_month, usd).partition(" (")
     return f"{value}/month ({band}" if band else f"{value}/month"
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """Return an SI value as people read it: times in s to ns, sizes in binary units, rates with a decimal prefix.
+
+    Example:
+        >>> quantity(2.39e10, "B/s"), quantity(4.8e-6, "s"), quantity(2**34, "B"), quantity(None, "s")
+        ('23.9 GB/s', '4.80 µs', '16.0 GiB', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if unit == "s":
+        return show_time(value)
+    return show_capacity(value) if unit == "B" else show_rate(value, clean(unit))
+
+
+def span_of(low: float | None, high: float | None, unit: str) -> str:
+    """Return ``low–high``, the unit once where both share it.
+
+    Example:
+        >>> span_of(2.2e10, 2.4e10, "B/s"), span_of(9e-4, 1.1e-3, "s")
+        ('22.0–24.0 GB/s', '900 µs–1.10 ms')
+    """
+    first_end, last_end = quantity(low, unit), quantity(high, unit)
+    return first_end if first_end == last_end else f"{_without_unit(first_end, last_end)}–{last_end}"
