@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bytebound.documents.device import Device, Figure
 from bytebound.documents.measurement import CacheLevel, Measured, Missing, Reading, System
+from bytebound.documents.observation import Observation, ObservedPhase, OperatorRun, PhaseRun, RequestRun, Run, Spread
+from bytebound.documents.values import Interval, Provenance
 
 KIB, MIB, GIB = 2.0**10, 2.0**20, 2.0**30
 SIZES = tuple(16 * KIB * 2**i for i in range(17))  # 16 KiB to 1 GiB
@@ -80,4 +82,61 @@ def cpu() -> Device:
         memory_bytes=figure(22 * GIB, "B"), memory_bytes_per_s=figure(24e9, "B/s"), measured=measured,
         flop_per_s={"fp32": figure(280e9, "FLOP/s"), "bf16": figure(560e9, "FLOP/s"), "int8": figure(1100e9, "FLOP/s")},
         cache_bytes=figure(16 * MIB, "B"),
+    )  # fmt: skip
+
+
+def spread(median: float, *, rate: bool = False, samples: int = 30) -> Spread:
+    """A spread of which the best is 5 % and the ends 8 % from the median."""
+    best = median * (1.05 if rate else 0.95)
+    return Spread(best, median, median * 0.92, median * 1.08, samples)
+
+
+OPERATORS = (
+    OperatorRun("aten::addmm ffn_down", "gemm", 30, 18e-3, 54e6, 27e7, "1x1536 @ 1536x576"),
+    OperatorRun("aten::mm ffn_up", "gemm", 60, 14e-3, 80e6, 20e7),
+    OperatorRun("scaled_dot_product_attention", "attention", 30, 9e-3, 24e6, 3e7),
+    OperatorRun("aten::mul", "elementwise", 120, 2e-3, 2e5, 4e6),
+    OperatorRun("aten::copy_", "other", 61, 1e-3, 0, 0),
+)
+
+
+def phase(name: str = "decode", **changes: object) -> ObservedPhase:
+    """A decode step of 50 ms that reads 0.67 GB, or what ``changes`` say."""
+    base = {
+        "name": name, "seconds": spread(0.050), "batch": 1.0, "context": 512.0, "tokens": 1.0, "flops": 1.3e9,
+        "bytes": 0.67e9, "intensity": 1.94, "bytes_per_s": 13.4e9, "flop_per_s": 26e9, "mbu": 0.558, "mfu": 0.046,
+        "mbu_datasheet": 0.27, "mfu_datasheet": None, "verdict": "weight-bandwidth", "residual": 1.2,
+        "sentence": "the step is within 1.20× of its ideal weight-bandwidth time", "predicted_s": Interval(0.046, 0.040, 0.053),
+        "grade": "calibrated", "error": -0.08, "operators": OPERATORS,
+    }  # fmt: skip
+    return ObservedPhase(**(base | changes))
+
+
+def observation() -> Observation:
+    """A small model under llama.cpp on the two-core machine: decode and prefill."""
+    prefill = phase(
+        "prefill", seconds=spread(2.1), context=0.0, tokens=512.0, flops=140e9, bytes=0.7e9, intensity=200.0,
+        bytes_per_s=0.33e9, flop_per_s=67e9, mbu=0.014, mfu=0.12, mbu_datasheet=None, verdict="overhead",
+        sentence="the step takes 4.20× its longest ideal time", predicted_s=Interval(0.5, 0.5, 0.5), grade="bound",
+        error=-0.76, operators=(),
+    )  # fmt: skip
+    decode = phase()
+    run = Run(
+        id="r-20261122-7", when="2026-11-22T11:00:00+00:00", engine="llama.cpp", engine_version="b4567",
+        model="SmolLM2-135M-Instruct", settings={"threads": 2.0, "flash_attention": "off", "weights": "q8_0"},
+        load={"concurrency": 1.0, "requests": 12.0},
+        phases=(PhaseRun("decode", decode.seconds, 1.0, 512.0, 1.0, OPERATORS),),
+        requests=tuple(
+            RequestRun(i * 1.0, i * 1.0, i + 0.2 + 0.05 * i, i + 3.0, 512.0, 64.0) for i in range(12)
+        ),
+        metrics={"llamacpp:prompt_tokens_total": 6144.0, "llamacpp:kv_cache_usage_ratio": 0.25},
+        canaries={"memory.read": spread(23.1e9, rate=True), "canary.fma": spread(290e9, rate=True)}, disturbed=0.1,
+        notes=("frequency rose during warm-up",), seconds=64.0,
+    )  # fmt: skip
+    return Observation(
+        id="o-20261122-7", when=run.when, machine="here", measurement="m-20261122-1", model=run.model, run=run,
+        memory_bytes_per_s=24e9, flop_per_s={"fp32": 280e9, "bf16": 560e9}, phases=(decode, prefill),
+        ttft_s=spread(2.1), tpot_s=spread(0.050), tokens_per_s=spread(20.0, rate=True),
+        missing={"mfu_datasheet": "no datasheet is known for this processor"},
+        provenance=(Provenance("memory bandwidth", "measured", "m-20261122-1"), Provenance("bytes of a step", "derived", "ledger")),
     )  # fmt: skip

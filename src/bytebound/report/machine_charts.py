@@ -86,7 +86,7 @@ def _ladder(chart_id: str, title: str, series: Mapping[str, Sequence[Reading]], 
         "field": "s",
         "type": "nominal",
         "scale": {"domain": list(series), "range": PALETTE},
-        "legend": {"title": None, "orient": "bottom", "symbolType": "stroke"},
+        "legend": {"title": None, "orient": "bottom", "symbolType": "stroke", "symbolOpacity": 1},
     }
     tip = [
         {"field": "s", "title": "series"},

@@ -18,7 +18,7 @@ from bytebound.report.readings import (
     plain_number,
 )
 from bytebound.report.roofline import machine_roofline
-from bytebound.report.words import clean, moment, quantity, span_of
+from bytebound.report.words import clean, glued, moment, quantity, span_of
 from bytebound.units import show_capacity
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def machine_html(device: Device) -> str:
         charts=[*ladder, roofline, *([steady] if steady else [])],
         device=device,
         measured=measured,
-        sentence=machine_sentence(device),
-        meta=_meta(device, measured),
+        sentence=glued(machine_sentence(device)),
+        meta=glued(_meta(device, measured)),
         tiles=_tiles(device),
         ladder=ladder,
         caches=_caches(measured) if measured else [],

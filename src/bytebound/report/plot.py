@@ -18,7 +18,10 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of a braille cell, by row and column of its dots."""
 SIGNS = "*+o#%&"
 """What draws the first, second, … curve in ASCII."""
+BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", ".:-=+*%#"
 STYLES = ("cyan", "yellow", "green", "magenta", "blue", "red")
+NEAR = ((0, 0), (1, 0), (-1, 0), (0, -1), (0, 1), (2, 0), (-2, 0))
+"""Cells a mark may take, in this order, where another mark is already."""
 BOX, PLAIN_BOX = ("│", "┤", "└", "─", "┴"), ("|", "+", "+", "-", "+")
 """The side, a tick on it, the corner, the floor, a tick on it."""
 
@@ -40,6 +43,11 @@ class Mark:
     y: float
     style: str = "bold"
 
+    @property
+    def drawable(self) -> bool:
+        """Whether logarithmic axes can hold it."""
+        return 0 < self.x < math.inf and 0 < self.y < math.inf
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -54,22 +62,29 @@ class Axis:
         return math.log(value / self.low) / math.log(self.high / self.low) * (cells - 1)
 
 
-def axis(values: Iterable[float], show: Callable[[float], str], *, base: int = 10, slack: float = 1.0) -> Axis:
+def axis(
+    values: Iterable[float],
+    show: Callable[[float], str],
+    *,
+    base: int = 10,
+    slack: float = 1.0,
+    steps: Sequence[int] = (1, 2, 5),
+) -> Axis:
     """Return an axis that holds every positive finite value, widened by ``slack`` at both ends, ticked at round numbers.
 
     Args:
         values: what must lie on it; without any the axis runs from 1 to 10.
         show: how a tick is printed.
-        base: 10 ticks at 1, 2 and 5 of each decade, 2 at powers of two.
+        base: of the powers that carry ticks.
         slack: factor by which the ends lie outside the values.
+        steps: multiples of each power of ten that carry ticks.
     """
     good = [value for value in values if 0 < value < math.inf]
     low, high = min(good, default=1.0) / slack, max(good, default=10.0) * slack
     if high < low * 2:
         low, high = low / 1.5, high * 1.5
-    steps = (1, 2, 5) if base == 10 else (1,)
     powers = range(math.floor(math.log(low, base)), math.ceil(math.log(high, base)) + 1)
-    round_numbers = [step * float(base) ** power for power in powers for step in steps]
+    round_numbers = [step * float(base) ** power for power in powers for step in (steps if base == 10 else (1,))]
     return Axis(low, high, tuple((t, bare(show(t))) for t in round_numbers if low * 0.999 <= t <= high * 1.001))
 
 
@@ -112,10 +127,17 @@ def plot(
     right = max((len(name) + 1 for name in names if name), default=0)
     width = max(columns - left - 2 - right, 8)
     cells = _drawn(curves, x=x, y=y, width=width, rows=rows, plain=plain)
-    for mark in marks:
-        if mark.x > 0 and mark.y > 0:
-            place = _cell(mark, x=x, y=y, width=width, rows=rows)
-            cells[place] = (mark.letter, mark.style)
+    taken: set[tuple[int, int]] = set()
+    for mark in (mark for mark in marks if mark.drawable):
+        column, row = _cell(mark, x=x, y=y, width=width, rows=rows)
+        around = [
+            (column + right, row + down)
+            for right, down in NEAR
+            if 0 <= column + right < width and 0 <= row + down < rows
+        ]
+        place = next((near for near in around if near not in taken), (column, row))
+        taken.add(place)
+        cells[place] = (mark.letter, mark.style)
     ends = _ends(curves, names, y=y, rows=rows)
     bar, tick, corner, line, under = PLAIN_BOX if plain else BOX
     at = {rows - 1 - round(y.place(value, rows)): label for value, label in ylabels}
@@ -216,3 +238,20 @@ def _labels(ticks: Sequence[tuple[float, str]], x: Axis, *, offset: int, width: 
         at = min(max(at, 0), limit - len(label))
         row[at : at + len(label)] = label
     return "".join(row[:limit]).rstrip()
+
+
+def sparkline(values: Sequence[float], *, most: int, plain: bool = False) -> str:
+    """Return values as a row of bars from the smallest to the largest, neighbours averaged into ``most`` bars.
+
+    Example:
+        >>> sparkline([1, 2, 3, 8], most=4), sparkline([1, 2, 3, 8], most=4, plain=True)
+        ('▁▂▃█', '.:-#')
+    """
+    bars = PLAIN_BARS if plain else BARS
+    good = [value for value in values if math.isfinite(value)]
+    count = min(max(most, 1), len(good))
+    edges = [round(i * len(good) / count) for i in range(count + 1)] if count else []
+    means = [sum(good[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    step = (high - low) / (len(bars) - 1)
+    return "".join(bars[round((mean - low) / step)] if step > 0 else bars[0] for mean in means)

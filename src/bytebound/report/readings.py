@@ -19,7 +19,7 @@ KINDS = {
     "matrix": "matrix product, {}",
     "dequant": "{} weights × vector",
     "attention": "attention, {}",
-    "canary": "canary, {}",
+    "canary": "{} canary",
     "launch": "launch, {}",
     "link": "link, {}",
     "disk": "disk {}",

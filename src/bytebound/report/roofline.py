@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LABEL_GAP = 1.6
 """Roofs closer than this factor share one label."""
+INTENSITY = "datum.value < 1 ? format(datum.value, '~g') : format(datum.value, '~s')"
 COLUMNS = ("workload", "phase", "device", "FLOP per byte", "reached per device")
 
 
@@ -155,7 +156,7 @@ def _axes(low: float, high: float, reached: str) -> tuple[Spec, Spec]:
         "field": "i",
         "type": "quantitative",
         "scale": {"type": "log", "domain": [brief(low), brief(high)], "nice": False},
-        "axis": {"title": "intensity, FLOP per byte", "values": POWERS, "format": "~s"},
+        "axis": {"title": "intensity, FLOP per byte", "values": POWERS, "labelExpr": INTENSITY},
     }
     y: Spec = {
         "field": "f",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import TYPE_CHECKING, Literal
 
@@ -117,6 +118,16 @@ def moment(when: str) -> str:
         zone = " UTC" if shown.endswith(("+00:00", "Z")) else ""
         return f"{shown[:10]} {shown[11:16]}{zone}"
     return shown
+
+
+def glued(text: str) -> str:
+    r"""Return ``text`` in which no line of a page can end between a number and its unit.
+
+    Example:
+        >>> glued("took 50.0 ms, 8 %")
+        'took 50.0\xa0ms, 8\xa0%'
+    """
+    return re.sub(r"(?<=\d) (?=[%A-Za-zµ\d])", "\u00a0", text)
 
 
 def percent(value: float, *, signed: bool = False) -> str:
