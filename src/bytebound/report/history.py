@@ -46,7 +46,9 @@ def comparison_text(comparison: Comparison, page: Page) -> str:
     parts: list[RenderableType] = [heading(clean(comparison.sentence)), Text(""), labelled(sides), Text("")]
     if comparison.changes:
         parts += [_table(comparison.changes), Text("")]
-    reasons = [(clean(_name(change)), clean(change.why)) for change in comparison.changes if change.why]
+    reasons = [
+        (f"{clean(change.name)} {_where(change)}", clean(change.why)) for change in comparison.changes if change.why
+    ]
     if reasons:
         parts += [labelled(reasons, style="dim"), Text("")]
     parts += [indented(clean(note)) for note in comparison.notes]
@@ -60,7 +62,8 @@ def comparison_text(comparison: Comparison, page: Page) -> str:
 def _table(changes: Sequence[Change]) -> RenderableType:
     rows = [
         (
-            Text(f"{SIGNS[change.verdict]} {clean(_name(change))}", style="bold" if change.headline else ""),
+            Text(f"{SIGNS[change.verdict]} {clean(change.name)}", style="bold" if change.headline else ""),
+            _where(change),
             _figure(change, change.before),
             _figure(change, change.after),
             percent(change.ratio - 1, signed=True),
@@ -69,28 +72,40 @@ def _table(changes: Sequence[Change]) -> RenderableType:
         )
         for change in changes
     ]
-    columns = (("reading", "w"), ("before", "!"), ("after", "!"), ("change", "r!"), ("verdict", "!"), ("sure", "r!"))
+    columns = (
+        ("reading", "!"),
+        ("where", "w"),
+        ("before", "!"),
+        ("after", "!"),
+        ("change", "r!"),
+        ("verdict", "!"),
+        ("sure", "r!"),
+    )
     return grid(*columns, rows=rows)
 
 
-def _name(change: Change) -> str:
-    return " ".join([change.name, *(_where(key, value) for key, value in change.where.items() if key != "kernel")])
+def _where(change: Change) -> str:
+    words = [_word(key, value) for key, value in change.where.items() if key != "kernel" and value != "all"]
+    return ", ".join(words)
 
 
-def _where(key: str, value: float | str) -> str:
+def _word(key: str, value: float | str) -> str:
     if isinstance(value, str):
-        return "" if (key, value) == ("node", "all") else f"{key} {value}"
-    return show_capacity(value) if key == "bytes" else f"{value:g} {key}"
+        return clean(value) if key == "device" else f"{clean(key)} {clean(value)}"
+    if key == "bytes":
+        return show_capacity(value)
+    return f"{value:g} {clean(key.removesuffix('s') if value == 1 else key)}"
 
 
 def _figure(change: Change, spread: Spread) -> str:
-    middle = spread.best if change.figure == "best" else spread.median
-    low, high = _show(spread.p10, change.unit), _show(spread.p90, change.unit)
-    return (
-        f"{_show(middle, change.unit)} ({low.rpartition(' ')[0]}–{high})"
-        if spread.samples > 1
-        else _show(middle, change.unit)
-    )
+    value = _show(spread.best if change.figure == "best" else spread.median, change.unit)
+    if spread.samples == 1:
+        return value
+    (middle, _, unit), (low, _, unit_low) = value.rpartition(" "), _show(spread.p10, change.unit).rpartition(" ")
+    high = _show(spread.p90, change.unit)
+    if unit == unit_low == high.rpartition(" ")[2]:
+        return f"{middle} ({low}–{high})"
+    return f"{value} ({low} {unit_low}–{high})"
 
 
 def _show(value: float, unit: str) -> str:
