@@ -1,0 +1,133 @@
+"""How fast weights are read when they must be dequantised on the way: the matrix-vector products of decoding."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bytebound.measure.sampling import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+    Floats = NDArray[np.float32]
+
+Format = Literal["q8_0", "q4_0", "f16", "bf16", "f32"]
+FORMATS: tuple[Format, ...] = ("q8_0", "q4_0", "f16", "bf16", "f32")
+COLUMNS = 8192
+"""Inputs of the probed product: wide enough that a row is a long stream, as in models of 8 G parameters and up."""
+HOW = {
+    "q8_0": "blocks of 32 8-bit weights with an fp16 scale × 8-bit activations",
+    "q4_0": "blocks of 32 4-bit weights with an fp16 scale × 8-bit activations",
+    "f16": "fp16 weights widened to fp32 × fp32 activations",
+    "bf16": "bf16 weights widened to fp32 × fp32 activations",
+    "f32": "fp32 weights × fp32 activations",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """A vector as a kernel wants it: 8-bit blocks with (scale, sum) each, or fp32 with nothing."""
+
+    values: NDArray[Any]
+    scales: NDArray[Any]
+
+
+def quantize(matrix: Floats, kind: Format) -> Bytes:
+    """Return fp32 ``matrix`` (rows, columns) as rows of bytes in the layout of ggml's ``kind``.
+
+    Columns are a multiple of 32. Q8_0: scale = largest magnitude / 127. Q4_0: scale = the largest value by magnitude
+    / −8, stored plus 8 (ggml-quants.c, ``quantize_row_q8_0_ref`` and ``quantize_row_q4_0_ref``).
+    """
+    rows = len(matrix)
+    if kind == "f32":
+        return matrix.astype("<f4").view(np.uint8)
+    if kind == "f16":
+        return matrix.astype("<f2").view(np.uint8)
+    if kind == "bf16":
+        bits = matrix.astype("<f4").view("<u4")
+        even = (bits >> 16) & 1  # round to nearest, ties to even
+        return ((bits + 0x7FFF + even) >> 16).astype("<u2").view(np.uint8).reshape(rows, -1)
+    blocks = matrix.reshape(-1, 32)
+    if kind == "q8_0":
+        scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
+        whole = np.round(_over(blocks, scale)).astype(np.int8).view(np.uint8)
+    else:
+        peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
+        scale = peak / -8
+        codes = np.clip(np.floor(_over(blocks, scale) + 8.5), 0, 15).astype(np.uint8)
+        whole = codes[:, :16] | codes[:, 16:] << 4
+    return np.hstack([scale.astype("<f2").view(np.uint8), whole]).reshape(rows, -1)
+
+
+def _over(blocks: Floats, scale: Floats) -> Floats:
+    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+    return blocks * inverse
+
+
+def activations(vector: Floats, kind: Format) -> Activations:
+    """Return fp32 ``vector`` as the products of ``kind`` take it: fp32, or 8-bit blocks of 32 for integer formats."""
+    if kind not in ("q8_0", "q4_0"):
+        return Activations(vector.astype(np.float32), np.zeros(0, dtype=np.int32))
+    blocks = vector.reshape(-1, 32).astype(np.float32)
+    scale = (np.abs(blocks).max(axis=1, keepdims=True) / 127).astype(np.float32)
+    whole = np.round(_over(blocks, scale)).astype(np.int8)
+    sums = whole.sum(axis=1, dtype=np.int32)
+    return Activations(whole, np.stack([scale[:, 0].view(np.int32), sums], axis=1).copy())
+
+
+def matvec(
+    weights: Bytes, vector: Activations, kind: Format, result: Floats, *, pool: ThreadPoolExecutor, threads: int
+) -> None:
+    """Multiply rows of ``weights`` (as ``quantize`` makes them) with ``vector`` into ``result`` on ``threads`` threads.
+
+    Rows are a multiple of four; each thread takes a run of rows and works on four far-apart ones at once.
+    """
+    from bytebound.measure.dequant_kernels import BLOCK_BYTES, ROWS, kernel  # noqa: PLC0415 - needs numba
+
+    run = kernel(kind)
+    row_bytes = weights.shape[1]
+    blocks = row_bytes // BLOCK_BYTES[kind]
+    edges = np.linspace(0, len(weights) // ROWS, threads + 1).astype(int) * ROWS
+
+    def part(first: int, last: int) -> None:
+        rows = (last - first) // ROWS
+        place, answer = weights.ctypes.data + first * row_bytes, result.ctypes.data + 4 * first
+        run(place, row_bytes, rows, vector.values.ctypes.data, vector.scales.ctypes.data, blocks, answer, rows)
+
+    waiting = [pool.submit(part, int(a), int(b)) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    part(int(edges[0]), int(edges[1]))
+    for each in waiting:
+        each.result()
+
+
+def dequant_probes(kinds: Iterable[Format], *, matrix_bytes: float, threads: int) -> list[Probe]:
+    """Return one probe per format: weight bytes per second [B/s] of a product with about ``matrix_bytes`` of weights.
+
+    Args:
+        kinds: formats of ``FORMATS``.
+        matrix_bytes: well above the last cache, so that weights come from memory as they do in decoding.
+        threads: as many as the read ceiling was taken with.
+    """
+    return [_probe(kind, matrix_bytes, threads) for kind in kinds]
+
+
+def _probe(kind: Format, matrix_bytes: float, threads: int) -> Probe:
+    random = np.random.default_rng(0)
+    few = quantize(random.standard_normal((64, COLUMNS), dtype=np.float32), kind)
+    copies = max(int(matrix_bytes / few.nbytes), 1)
+    weights = np.tile(few, (copies, 1))  # distinct memory, equal content: no cache can tell
+    vector = activations(random.standard_normal(COLUMNS, dtype=np.float32), kind)
+    result = np.zeros(len(weights), dtype=np.float32)
+    pool = ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="bytebound-dequant")
+    work: Callable[[], None] = lambda: matvec(weights, vector, kind, result, pool=pool, threads=threads)  # noqa: E731
+    return Probe(
+        f"dequant.{kind}", "B/s", weights.nbytes, work, HOW[kind],
+        {"rows": float(len(weights)), "columns": float(COLUMNS), "threads": float(threads)},
+    )  # fmt: skip
