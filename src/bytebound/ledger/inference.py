@@ -124,7 +124,8 @@ def attention_decode_rows(table: OpTable, r: Request, context: Array, encoder: A
     passed = queries * heads * (s.qk_dim + s.v_dim)[:, None] * r.activation_bytes
     return _attention_ledger(
         s, r, flops=flops * r.kv_scale, kv=(read_bytes + written) * kv_share(s, r.tp) * r.kv_scale,
-        passed=passed * r.width_scale, launches=np.where(mains, 1.0, 0.0),
+        passed=passed * r.width_scale, launches=np.where(mains, 1.0, 0.0), queries=queries * heads,
+        pairs=queries * heads * entries,
     )  # fmt: skip
 
 
@@ -159,18 +160,20 @@ def attention_prefill_rows(table: OpTable, r: Request, tokens: Array, past: Arra
     passed = requests * (new * heads * widths * r.activation_bytes * r.width_scale + scores)
     return _attention_ledger(
         s, r, flops=flops * r.width_scale, kv=np.where(new > 0, kv, 0.0) * r.kv_scale, passed=passed,
-        launches=np.where(new > 0, passes, 0.0),
+        launches=np.where(new > 0, passes, 0.0), queries=requests * new * heads, pairs=requests * pairs * heads,
     )  # fmt: skip
 
 
-def _attention_ledger(s: Scores, r: Request, *, flops: Array, kv: Array, passed: Array, launches: Array) -> Ledger:
+def _attention_ledger(
+    s: Scores, r: Request, *, flops: Array, kv: Array, passed: Array, launches: Array, queries: Array, pairs: Array
+) -> Ledger:
     zero = np.zeros((1, 1))
     count = len(s.names)
     return Ledger(
         names=s.names, roles=("attention-scores",) * count, op_class=np.full(count, ATTENTION),
         pattern=np.full(count, NONE), math=np.full((count, 1), MATH.index("bf16")), repeat=s.repeat[:, None], flops=flops,
         weight_bytes=zero, kv_bytes=kv, activation_bytes=passed, network_bytes=zero, group=zero + 1.0,
-        launches=launches + np.zeros_like(r.tp),
+        launches=launches + np.zeros_like(r.tp), queries=queries, pairs=pairs,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Ledger:
         weight_bytes, kv_bytes, activation_bytes: bytes to and from device memory [B].
         network_bytes: payload of a collective on one device [B]; ``group`` the devices that take part.
         launches: kernels started.
+        queries, pairs: attention rows: query heads × query tokens, and query-key pairs summed over query heads.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,8 @@ class Ledger:
     network_bytes: Array
     group: Array
     launches: Array
+    queries: Array = field(default_factory=lambda: np.zeros((1, 1)))
+    pairs: Array = field(default_factory=lambda: np.zeros((1, 1)))
 
     def total(self, name: str) -> Array:
         """Return a quantity summed over rows and repeats: (requests,)."""
@@ -86,4 +89,6 @@ def stack(parts: list[Ledger]) -> Ledger:
         network_bytes=joined("network_bytes"),
         group=joined("group"),
         launches=joined("launches"),
+        queries=joined("queries"),
+        pairs=joined("pairs"),
     )

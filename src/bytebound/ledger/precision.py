@@ -47,6 +47,18 @@ def weight_bits(products: Products, weights: Text, *, place: str = "weights") ->
     return np.stack(columns, axis=1)[:, index.reshape(-1)]
 
 
+def row_formats(products: Products, weights: str) -> tuple[str, ...]:
+    """Return the weight format of every row of products under one ``weights`` (see ``weight_bits`` for the rule)."""
+    if weights == AUTO:
+        return products.stored
+    chosen = find_format(weights, place="weights")
+    everywhere = chosen.kind in {"plain", "gguf-mix"}
+    return tuple(
+        chosen.name if everywhere or role in QUANTIZED_ROLES else stored
+        for role, stored in zip(products.roles, products.stored, strict=True)
+    )
+
+
 def table_bits(streams: Streams, weights: Text) -> Array:
     """Return stored bits per value of look-up tables and small parameters, (rows, 1) or (rows, requests)."""
     own = np.array([find_format(s).bits for s in streams.stored])[:, None] if streams.names else np.zeros((0, 1))

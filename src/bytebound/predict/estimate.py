@@ -272,7 +272,7 @@ def operator_times(prediction: Prediction, phase: str, ceilings: Ceilings) -> tu
         else (prediction.prefill, prediction.prefill_ledger)
     )
 
-    bound = row_bounds(ledger, ceilings)
+    bound = row_bounds(ledger, ceilings, ceilings.decode if phase == "decode" else ceilings.prefill)
 
     def at(values: Array, row: int) -> float:
         return float((values * ledger.repeat)[row, 0])

@@ -125,14 +125,23 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
     encoder_only = table.kind == "encoder"
     alone = r.batch if encoder_only else one
     prefill_ledger = inference.prefill_ledger(table, r, alone)
-    prefill = lay_on(prefill_ledger, ceilings, host_s=engine.host_s_per_step)
+    prefill = lay_on(prefill_ledger, ceilings, host_s=engine.host_s_per_step, costs=ceilings.prefill)
     decode_ledger = prefill_ledger if encoder_only else inference.decode_ledger(table, r)
-    decode = prefill if encoder_only else lay_on(decode_ledger, ceilings, host_s=engine.host_s_per_step)
+    decode = (
+        prefill
+        if encoder_only
+        else lay_on(decode_ledger, ceilings, host_s=engine.host_s_per_step, costs=ceilings.decode)
+    )
     ttft = prefill.total + engine.host_s_per_request
     together = np.maximum(np.floor(PREFILL_TOGETHER_TOKENS / r.prompt), 1.0)
     together = np.minimum(together, r.batch) if not encoder_only else one
     if bool(np.any(together > 1)):
-        many = lay_on(inference.prefill_ledger(table, r, together), ceilings, host_s=engine.host_s_per_step)
+        many = lay_on(
+            inference.prefill_ledger(table, r, together),
+            ceilings,
+            host_s=engine.host_s_per_step,
+            costs=ceilings.prefill,
+        )
         prefill_request = many.total / together / r.pp
     else:
         prefill_request = prefill.total / r.pp

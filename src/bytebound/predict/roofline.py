@@ -9,7 +9,17 @@ import numpy as np
 
 from bytebound.documents.estimate import RESOURCES
 from bytebound.errors import PhysicsError
-from bytebound.ledger.ledger import ALL_REDUCE, ALL_TO_ALL, COLLECTIVE, HOST, SCALE_OUT, SEND, Ledger
+from bytebound.ledger.ledger import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    ATTENTION,
+    COLLECTIVE,
+    GEMM,
+    HOST,
+    SCALE_OUT,
+    SEND,
+    Ledger,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +29,38 @@ if TYPE_CHECKING:
 WEIGHT, KV, ACTIVATION, COMPUTE, SCALE_UP_LINK, SCALE_OUT_LINK, HOST_LINK, OVERHEAD = range(8)
 TIME_RESOURCES = RESOURCES[1:]
 """What a second can be spent on; indices are the constants above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A measured curve: ``value`` (points,) at ``at`` (points,), rising; beyond the last point its last slope goes on."""
+
+    at: Array
+    value: Array
+
+    def along(self, x: Array) -> Array:
+        """Return the curve at ``x``: linear between points, level before the first."""
+        inside = np.interp(x, self.at, self.value)
+        if len(self.at) < 2:
+            return np.asarray(inside)
+        slope = max((self.value[-1] - self.value[-2]) / (self.at[-1] - self.at[-2]), 0.0)
+        return np.asarray(inside + slope * np.maximum(x - self.at[-1], 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What an engine really costs on a machine, from a calibration; takes the place of shares and floors.
+
+    Args:
+        body, head: seconds per weight byte by FLOP per weight byte, of the layers' products and of the output matrix.
+        attention: seconds per query head by keys per query.
+        s_per_pair: seconds per query-key pair.
+    """
+
+    body: Points
+    head: Points
+    attention: Points
+    s_per_pair: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +74,7 @@ class Ceilings:
         floor_s: launch floor per kernel and class, (classes,) [s]; collectives: latency per operation.
         scaleup, scaleout, host: link rates per device and direction [B/s]; ``domain`` devices one scale-up link joins.
         link_share: attainable share of a link.
+        decode, prefill: an engine's calibrated costs, or None: shares and floors are used.
     """
 
     memory_bytes: Array
@@ -46,6 +89,8 @@ class Ceilings:
     domain: Array
     link_share: Array
     scaleout_floor_s: Array
+    decode: Costs | None = None
+    prefill: Costs | None = None
 
     @property
     def requests(self) -> int:
@@ -66,7 +111,9 @@ class Ceilings:
 
 
 _AXES = {
-    f.name: 1 if f.name in {"flop_per_s", "compute_share", "memory_share", "floor_s"} else 0 for f in fields(Ceilings)
+    f.name: 1 if f.name in {"flop_per_s", "compute_share", "memory_share", "floor_s"} else 0
+    for f in fields(Ceilings)
+    if f.name not in {"decode", "prefill"}
 }
 _AXES |= dict.fromkeys(("compute_share", "memory_share", "floor_s"), 2)
 """Axes of a ceiling that are its own (dtypes); one more is the axis of requests. Shares and floors have none."""
@@ -85,7 +132,7 @@ class Timing:
     floor_s: Array
 
 
-def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0) -> Timing:
+def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0, costs: Costs | None = None) -> Timing:
     """Return the time of one step: per row ``floor × launches + max(FLOP / (peak × share), bytes / (bandwidth × share))``.
 
     Rows run one after another. Collectives add ``latency + traffic / (link × share)``.
@@ -94,6 +141,8 @@ def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0) -
         ledger: one step on one device.
         ceilings: the device.
         host_s: host time per step that nothing hides [s].
+        costs: the engine's calibrated costs; products and attention then take those, never under the roofs. Time above
+            the bytes' own is spent on computing.
 
     Raises:
         PhysicsError: the result is under the floor (a bug of ours).
@@ -103,9 +152,19 @@ def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0) -
     """
     compute_s, memory_s, launches = _row_times(ledger, ceilings)
     moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
+    floor_s = np.maximum(
+        (compute_s * ceilings.compute_share[ledger.op_class][:, None] * ledger.repeat).sum(axis=0),
+        (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s,
+    )
+    extra = np.zeros((1, 1))
+    if costs is not None:
+        compute_s, memory_s, launches = _floors(ledger, ceilings)
+        floor_s = np.maximum((compute_s * ledger.repeat).sum(axis=0), (memory_s * ledger.repeat).sum(axis=0))
+        least = np.maximum(compute_s, memory_s)
+        extra = np.maximum(_calibrated(ledger, costs) - least, 0.0)
     net = np.flatnonzero(ledger.pattern > 0)
     up_s, out_s, host_link_s = _network(ledger, ceilings, net)
-    rows = (np.maximum(compute_s, memory_s) + launches) * ledger.repeat
+    rows = (np.maximum(compute_s, memory_s) + extra + launches) * ledger.repeat
     width = max(rows.shape[1], up_s.shape[1], out_s.shape[1], host_link_s.shape[1])
     if len(net):
         rows = np.array(np.broadcast_to(rows, (len(rows), width)))
@@ -116,15 +175,11 @@ def lay_on(ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0) -
     spent[WEIGHT] = (per_byte * ledger.weight_bytes).sum(axis=0)
     spent[KV] = (per_byte * ledger.kv_bytes).sum(axis=0)
     spent[ACTIVATION] = (per_byte * ledger.activation_bytes).sum(axis=0)
-    spent[COMPUTE] = np.where(by_compute, compute_s * ledger.repeat, 0.0).sum(axis=0)
+    spent[COMPUTE] = (np.where(by_compute, compute_s * ledger.repeat, 0.0) + extra * ledger.repeat).sum(axis=0)
     for index, seconds in ((SCALE_UP_LINK, up_s), (SCALE_OUT_LINK, out_s), (HOST_LINK, host_link_s)):
         spent[index] = (seconds * ledger.repeat[net]).sum(axis=0)
     spent[OVERHEAD] = (launches * ledger.repeat).sum(axis=0) + host_s
     total = spent.sum(axis=0)
-    floor_s = np.maximum(
-        (compute_s * ceilings.compute_share[ledger.op_class][:, None] * ledger.repeat).sum(axis=0),
-        (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s,
-    )
     if bool(np.any(total < floor_s * (1 - 1e-9))) or not bool(np.all(np.isfinite(total))):
         raise PhysicsError("a step came out faster than its bytes over peak bandwidth or its FLOPs over peak rate")
     return Timing(rows=rows, spent=spent, total=total, floor_s=floor_s)
@@ -149,9 +204,30 @@ def _row_times(ledger: Ledger, ceilings: Ceilings) -> tuple[Array, Array, Array]
     )
 
 
-def row_bounds(ledger: Ledger, ceilings: Ceilings) -> NDArray[np.int64]:
+def _floors(ledger: Ledger, ceilings: Ceilings) -> tuple[Array, Array, Array]:
+    """Return what no kernel can beat, of one occurrence of each row: FLOPs at the fastest rate, bytes at full bandwidth."""
+    moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
+    fastest = ceilings.flop_per_s.max(axis=0)
+    return ledger.flops / fastest, moved / ceilings.memory_bytes_per_s, np.zeros((1, 1))
+
+
+def _calibrated(ledger: Ledger, costs: Costs) -> Array:
+    """Return the calibrated seconds of one occurrence of each row; 0 where the calibration says nothing of the row."""
+    intensity = ledger.flops / np.maximum(ledger.weight_bytes, 1e-300)
+    is_head = np.array([role == "head" for role in ledger.roles])[:, None]
+    product = ledger.weight_bytes * np.where(is_head, costs.head.along(intensity), costs.body.along(intensity))
+    keys = ledger.pairs / np.maximum(ledger.queries, 1e-300)
+    attention = ledger.queries * costs.attention.along(keys) + ledger.pairs * costs.s_per_pair
+    kind = ledger.op_class[:, None]
+    return np.where(kind == GEMM, product, np.where(kind == ATTENTION, attention, 0.0))
+
+
+def row_bounds(ledger: Ledger, ceilings: Ceilings, costs: Costs | None = None) -> NDArray[np.int64]:
     """Return the index into ``TIME_RESOURCES`` that each row spends most of its time on, (rows, requests)."""
     compute_s, memory_s, launches = _row_times(ledger, ceilings)
+    if costs is not None:
+        compute_s, memory_s, launches = _floors(ledger, ceilings)
+        compute_s = np.maximum(compute_s, _calibrated(ledger, costs) - memory_s)
     kinds = np.stack(np.broadcast_arrays(ledger.weight_bytes, ledger.kv_bytes, ledger.activation_bytes))
     roof = np.where(compute_s > memory_s, COMPUTE, kinds.argmax(axis=0))
     bound = np.where(launches > np.maximum(compute_s, memory_s), OVERHEAD, roof)

@@ -1,0 +1,140 @@
+"""Llama-shaped GGUF files with random weights and no tokenizer: what decodes as fast as the real model of that shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.errors import DocumentError, UnknownNameError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+BLOCKS: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    "F32": (1, 4, ()), "F16": (1, 2, ()), "BF16": (1, 2, ()),
+    "Q4_0": (32, 18, (0,)), "Q4_1": (32, 20, (0, 2)), "Q5_0": (32, 22, (0,)), "Q5_1": (32, 24, (0, 2)),
+    "Q8_0": (32, 34, (0,)), "IQ4_NL": (32, 18, (0,)), "IQ4_XS": (256, 136, (0,)),
+    "Q2_K": (256, 84, (80, 82)), "Q3_K": (256, 110, (108,)), "Q4_K": (256, 144, (0, 2)), "Q5_K": (256, 176, (0, 2)),
+    "Q6_K": (256, 210, (208,)),
+}  # fmt: skip
+"""Format -> elements and bytes of one block, and where its half-precision scales lie. Source: ggml's public block structs."""
+SCALE_SPREAD = 0.3
+"""Log-spread of block scales. Kernels look half-precision scales up in a table: one constant scale always hits the first
+cache and decodes about 10 % faster than real weights do (SmolLM2-135M in Q4_1, whose scales have a log-spread of 0.30)."""
+STEPS = {
+    "Q8_0": 60.0,
+    "Q4_K": 200.0,
+    "Q5_K": 400.0,
+    "Q2_K": 20.0,
+    "Q3_K": 60.0,
+    "Q6_K": 900.0,
+    "IQ4_XS": 1500.0,
+    "IQ4_NL": 60.0,
+}
+"""Typical integer magnitude of a format's values times sub-scales, so that weights come out near unit variance over width."""
+TILE = 1 << 22
+"""Values drawn afresh; larger matrices repeat them. Their bytes still lie apart in memory, which is all that costs time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A dense Llama-shaped decoder."""
+
+    layers: int
+    width: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool = True
+
+
+def write_random_gguf(path: Path, shape: Shape, weights: str, *, head: str = "", seed: int = 0) -> Path:
+    """Write a GGUF of ``shape`` at ``path``; matrices in ``weights``, the embedding (and head) in ``head`` or the same.
+
+    Weights are drawn so that activations stay finite; values have no meaning.
+
+    Raises:
+        UnknownNameError: a format we do not write.
+        DocumentError: the gguf package is missing.
+    """
+    try:
+        import gguf  # noqa: PLC0415 - optional
+    except ImportError:
+        raise DocumentError(
+            "writing a GGUF needs the gguf package", place="gguf", mend='pip install "bytebound[observe]"'
+        ) from None
+    for name in (weights, head or weights):
+        if name not in BLOCKS:
+            raise UnknownNameError("GGUF format to write", name, BLOCKS)
+    random = np.random.default_rng(seed)
+    writer: Any = gguf.GGUFWriter(str(path), "llama")
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_vocab_size(shape.vocabulary)
+    writer.add_context_length(1 << 17)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(1e4)
+
+    def matrix(name: str, rows: int, columns: int, kind: str) -> None:
+        data = random_matrix(random, rows, columns, kind)
+        writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType[kind])
+
+    def vector(name: str, size: int) -> None:
+        writer.add_tensor(name, np.ones(size, np.float32))
+
+    kv, own = shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim
+    matrix("token_embd.weight", shape.vocabulary, shape.width, head or weights)
+    vector("output_norm.weight", shape.width)
+    if not shape.tied:
+        matrix("output.weight", shape.vocabulary, shape.width, head or weights)
+    for layer in range(shape.layers):
+        at = f"blk.{layer}."
+        vector(at + "attn_norm.weight", shape.width)
+        vector(at + "ffn_norm.weight", shape.width)
+        matrix(at + "attn_q.weight", own, shape.width, weights)
+        matrix(at + "attn_k.weight", kv, shape.width, weights)
+        matrix(at + "attn_v.weight", kv, shape.width, weights)
+        matrix(at + "attn_output.weight", shape.width, own, weights)
+        matrix(at + "ffn_gate.weight", shape.feed_forward, shape.width, weights)
+        matrix(at + "ffn_up.weight", shape.feed_forward, shape.width, weights)
+        matrix(at + "ffn_down.weight", shape.width, shape.feed_forward, weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def random_matrix(random: np.random.Generator, rows: int, columns: int, kind: str) -> NDArray[Any]:
+    """Return raw weights of ``kind``: floats (rows, columns), or blocks as bytes (rows, bytes per row)."""
+    fresh = max(min(rows, TILE // columns), 1)
+    if fresh < rows:
+        drawn = random_matrix(random, fresh, columns, kind)
+        return np.ascontiguousarray(np.tile(drawn, (-(-rows // fresh), 1))[:rows])
+    scale = 1.0 / np.sqrt(columns)
+    if kind == "F32":
+        return (random.standard_normal((rows, columns), dtype=np.float32) * scale).astype(np.float32)
+    if kind == "F16":
+        return (random.standard_normal((rows, columns), dtype=np.float32) * scale).astype(np.float16)
+    if kind == "BF16":
+        floats = random.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
+        return (floats.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    size, wide, scales = BLOCKS[kind]
+    blocks = random.integers(0, 256, (rows, columns // size, wide), dtype=np.uint8)
+    steps = np.exp(SCALE_SPREAD * random.standard_normal((rows, columns // size))) * scale / STEPS.get(kind, 4.0)
+    for at in scales:
+        blocks[..., at : at + 2] = steps.astype(np.float16)[..., None].view(np.uint8)
+    return np.ascontiguousarray(blocks.reshape(rows, -1))

@@ -1,0 +1,280 @@
+"""Calibrate llama.cpp here: small probes of a model's shape, and the costs drawn from them.
+
+Five kinds of probe, all of random weights and seconds of work: almost empty layers (cost per layer and per step), two or
+more layers of the model's width (seconds per byte of each weight format, by tokens in one pass), the output matrix, the
+model's heads over almost no weights (attention by depth), and passes of many tokens (prefill). Between steps as many
+other bytes are read as the model's other layers have, so that caches help a probe no more than they will help the model.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.documents.calibration import AttentionCost, Calibration, FormatCost
+from bytebound.engines.eviction import Evictor
+from bytebound.engines.llamacpp import KV_TYPES, Session, load_llamacpp, open_session
+from bytebound.engines.random_gguf import write_random_gguf
+from bytebound.errors import UnknownNameError
+from bytebound.ledger.table import compile_table
+from bytebound.measure.sampling import Sample, sample
+from bytebound.models import read_model
+from bytebound.observe.shape import (
+    Target,
+    attention_shape,
+    body_shape,
+    empty_shape,
+    head_shape,
+    layer_bytes,
+    target_of,
+)
+from bytebound.observe.spread import spread_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bytebound.documents.architecture import Architecture
+    from bytebound.documents.observation import Spread
+    from bytebound.engines.random_gguf import Shape
+
+ENGINES = ("llama.cpp",)
+DEPTHS = (0, 128, 320, 768, 2048)
+TOKENS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+EMPTY_LAYERS = 8
+PAIRS = (256, 1536)
+LONGEST_PASS_S = 0.8
+"""Passes of more tokens are not tried once one would take longer; products of many tokens are compute-bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One probe: a session at a depth, and how many bytes of other things lie between two of its steps."""
+
+    name: str
+    session: Session
+    depth: int
+    others: float
+    tokens: int = 1
+
+    def run(self) -> None:
+        """Do it once; a pass of several tokens begins at the depth."""
+        if self.tokens == 1:
+            self.session.step(self.depth)
+        else:
+            self.session.prefill(self.tokens, self.depth)
+
+
+def calibrate(
+    model: str | Architecture, *, engine: str = "llama.cpp", weights: str = "auto", flash: str = "on", kv: str = "fp16",
+    threads: int | None = None, machine: str = "here", rounds: int = 20, budget_s: float = 15.0, depth: int = 2048,
+    on_progress: Callable[[str], None] | None = None,
+) -> Calibration:  # fmt: skip
+    """Probe ``engine`` with small models of ``model``'s shape and return what it costs here.
+
+    Args:
+        model: what to calibrate for; only its shape and formats matter, it is not run.
+        engine: only llama.cpp so far.
+        weights: weight format, or ``auto``: the checkpoint's own.
+        flash: flash attention ``on``, ``off`` or ``auto``. kv: dtype of the KV cache.
+        threads: threads to decode with; None: as many as this process may use.
+        machine: id of the machine, for the record.
+        rounds, budget_s: interleaved rounds, and the seconds after which no further one starts (never under five).
+        depth: the deepest context to probe; costs go on linearly beyond.
+        on_progress: told what is being done.
+
+    Raises:
+        UnknownNameError: another engine, format or KV dtype. RequestError: not a decoder.
+        DocumentError: llama.cpp or the gguf package is not installed.
+    """
+    for kind, given, known in (("engine to calibrate", engine, ENGINES), ("KV dtype", kv, KV_TYPES)):
+        if given not in known:
+            raise UnknownNameError(kind, given, known, place="--calibrate")
+    started = time.perf_counter()
+    say = on_progress or (lambda _text: None)
+    architecture = read_model(model) if isinstance(model, str) else model
+    target = target_of(compile_table(architecture), weights)
+    library = load_llamacpp()
+    threads = threads or usable_threads()
+    with tempfile.TemporaryDirectory(prefix="bytebound-") as folder, ExitStack() as opened:
+        workshop = Workshop(Path(folder), opened, threads, flash, kv)
+        say(f"writing small models in the shape of {architecture.name}")
+        steps, bodies = prepare(workshop, target, depth)
+        evictor = Evictor(threads)
+        say("timing steps")
+        samples = interleaved(steps, evictor, rounds, budget_s)
+        say("timing passes of many tokens")
+        passes = many_tokens(bodies, samples)
+        pairs = pair_cost(workshop, target)
+    return conclude(
+        target, samples, passes, pairs, bodies, read=evictor.read_bytes_per_s(), engine=engine, version=library.version,
+        machine=machine, threads=threads, flash=flash, kv=kv, started=started,
+    )  # fmt: skip
+
+
+def usable_threads() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where probes are written, and how they are opened."""
+
+    folder: Path
+    opened: ExitStack
+    threads: int
+    flash: str
+    kv: str
+
+    def open(self, name: str, shape: Shape, weights: str, depth: int, *, head: str = "", flash: str = "") -> Session:
+        """Write the probe once and open a session that holds ``depth`` tokens."""
+        path = self.folder / f"{name}.gguf"
+        if not path.exists():
+            write_random_gguf(path, shape, weights, head=head)
+        return self.opened.enter_context(
+            open_session(path, context=depth + 640, threads=self.threads, flash=flash or self.flash, kv=self.kv)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The probe of one weight format: its session and the bytes of its layers."""
+
+    weights: str
+    session: Session
+    shape: Shape
+    bytes: float
+
+
+def prepare(shop: Workshop, target: Target, depth: int) -> tuple[list[Step], list[Body]]:
+    """Open every probe and return its steps."""
+    total = target.weight_bytes
+    steps = [
+        Step("empty.1", shop.open("empty1", empty_shape(1), "F16", 1), 0, total),
+        Step(f"empty.{EMPTY_LAYERS}", shop.open("empty8", empty_shape(EMPTY_LAYERS), "F16", 1), 0, total),
+    ]
+    bodies = []
+    for weights in target.body_bytes:
+        shape = body_shape(target, weights)
+        size = shape.layers * layer_bytes(shape, weights)
+        bodies.append(Body(weights, shop.open(f"body{weights}", shape, weights, 1), shape, size))
+        steps.append(Step(f"body.{weights}", bodies[-1].session, 0, max(total - size, 0.0)))
+    head = shop.open("head", head_shape(target), "F16", 1, head=target.head_weights)
+    steps.append(Step("head", head, 0, total))
+    shape = attention_shape(target)
+    for at in depths(depth):
+        session = shop.open("attention", shape, "F16", at)
+        session.fill(at)
+        own = at * target.kv_bytes_per_token * shape.layers / target.layers
+        steps.append(Step(f"attention.{at}", session, at, max(total + at * target.kv_bytes_per_token - own, 0.0)))
+    return steps, bodies
+
+
+def depths(deepest: int) -> list[int]:
+    """Return the depths to probe, up to ``deepest``."""
+    return [at for at in DEPTHS if at < deepest] + [max(deepest, 1)]
+
+
+def interleaved(steps: list[Step], evictor: Evictor, rounds: int, budget_s: float) -> dict[str, list[Sample]]:
+    """Time every step once per round, each after the caches were filled with other bytes."""
+    samples: dict[str, list[Sample]] = {step.name: [] for step in steps}
+    started = time.perf_counter()
+    for step in steps:
+        step.run()
+    for done in range(rounds):
+        if done >= 5 and time.perf_counter() - started > budget_s:
+            break
+        for step in steps:
+            evictor.evict(step.others)
+            samples[step.name].append(sample(step.run))
+    return samples
+
+
+def many_tokens(bodies: list[Body], samples: dict[str, list[Sample]]) -> dict[str, list[tuple[int, float]]]:
+    """Return the seconds of passes of 2, 4, 8 … tokens through each body, until one would take too long."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for body in bodies:
+        last = typical(samples[f"body.{body.weights}"])
+        found[body.weights] = []
+        for tokens in TOKENS:
+            if last * 2 > LONGEST_PASS_S:
+                break
+            step = Step("pass", body.session, 0, 0.0, tokens)
+            step.run()
+            last = typical([sample(step.run) for _ in range(3 if last < 0.1 else 1)])
+            found[body.weights].append((tokens, last))
+    return found
+
+
+def pair_cost(shop: Workshop, target: Target) -> float:
+    """Return prefill attention's seconds per query-key pair (of one head): a pass late in a context less one at its start."""
+    shape = attention_shape(target)
+    tokens, past = PAIRS
+    session = shop.open("attention", shape, "F16", past + tokens)
+    session.fill(past)
+    late = [sample(Step("late", session, past, 0.0, tokens).run) for _ in range(3)]
+    session.fill(0)
+    early = [sample(Step("early", session, 0, 0.0, tokens).run) for _ in range(3)]
+    more = shape.layers * target.heads * tokens * past
+    return max(typical(late) - typical(early), 0.0) / more
+
+
+def typical(samples: list[Sample]) -> float:
+    """Return the median seconds."""
+    return float(np.median([s.seconds for s in samples]))
+
+
+def conclude(
+    target: Target, samples: dict[str, list[Sample]], passes: dict[str, list[tuple[int, float]]], s_per_pair: float,
+    bodies: list[Body], *, read: float, engine: str, version: str, machine: str, threads: int, flash: str, kv: str,
+    started: float,
+) -> Calibration:  # fmt: skip
+    """Return the costs that explain the probes: each probe less what the cheaper ones already explain."""
+    t = {name: typical(found) for name, found in samples.items()}
+    per_layer = max((t[f"empty.{EMPTY_LAYERS}"] - t["empty.1"]) / (EMPTY_LAYERS - 1), 0.0)
+    per_step = max(t["empty.1"] - per_layer, 0.0)
+    formats = []
+    for body in bodies:
+        base = per_step + per_layer * body.shape.layers
+        points = [(1, t[f"body.{body.weights}"]), *passes[body.weights]]
+        pairs = [body.shape.layers * target.heads * n * (n + 1) / 2 if n > 1 else 0.0 for n, _ in points]
+        costs = [
+            max(s - base - s_per_pair * pair, 1e-3 * s) / body.bytes for (_, s), pair in zip(points, pairs, strict=True)
+        ]
+        formats.append(FormatCost("body", body.weights, body.shape.width, tuple(n for n, _ in points), tuple(costs)))
+    small = head_shape(target)
+    own = layer_bytes(small, "F16") * formats[0].s_per_byte[0]
+    rows = small.vocabulary
+    head_bytes = target.head_bytes * rows / target.head_rows
+    head = max(t["head"] - per_step - per_layer - own, 1e-3 * t["head"]) / head_bytes
+    formats.append(FormatCost("head", target.head_weights, small.width, (1,), (head,)))
+    shape = attention_shape(target)
+    at = sorted(int(name.partition(".")[2]) for name in t if name.startswith("attention."))
+    zero = t[f"attention.{at[0]}"]
+    each = [max(t[f"attention.{d}"] - zero, 0.0) / (shape.layers * target.heads) for d in at]
+    every = [s for found in samples.values() for s in found]
+    spreads: dict[str, Spread] = {name: spread_of([s.seconds for s in found]) for name, found in samples.items()}
+    wide = max((s.p90 - s.p10) / 2 / s.median for name, s in spreads.items() if not name.startswith("empty"))
+    return Calibration(
+        id=uuid.uuid4().hex[:12], when=datetime.now(UTC).isoformat(timespec="seconds"), engine=engine,
+        engine_version=version, machine=machine, threads=threads, formats=tuple(formats),
+        attention=AttentionCost(
+            flash, kv, target.heads, target.kv_heads, target.head_dim, tuple(at),
+            tuple(float(x) for x in np.maximum.accumulate(each)), s_per_pair,
+        ),
+        s_per_step=per_step, s_per_layer=per_layer, memory_bytes_per_s=read, spread=float(wide),
+        samples=len(every), disturbed=sum(s.disturbed for s in every) / len(every),
+        seconds=time.perf_counter() - started,
+        shape={"layers": target.layers, "width": target.width, "head_rows": target.head_rows,
+               "weight_bytes": target.weight_bytes},
+        probes=spreads,
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+"""The small model that stands for a large one: same width, heads and formats, few layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.engines.random_gguf import BLOCKS, Shape
+from bytebound.errors import RequestError, UnknownNameError
+from bytebound.facts.formats import find_format
+from bytebound.ledger.precision import row_formats
+from bytebound.ledger.table import matrix_bits
+
+if TYPE_CHECKING:
+    from bytebound.ledger.table import OpTable
+
+GGUF_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"} | {
+    name.lower(): name for name in BLOCKS if name not in {"F32", "F16", "BF16"}
+}
+"""Our name of a weight format -> ggml's."""
+MIXES = {
+    "q6_k_m": "q6_k", "q5_k_m": "q5_k", "q4_k_m": "q4_k", "q4_k_s": "q4_k", "q3_k_m": "q3_k", "q2_k_m": "q2_k",
+    "iq4_xs_m": "iq4_xs",
+}  # fmt: skip
+"""Whole-model mix -> the format most of its layers are in."""
+LARGEST_LAYER_BYTES = 400e6
+LEAST_BYTES = 16e6
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What decides how long a step of a decoder takes: its shape, and its bytes by weight format."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    body_bytes: dict[str, float]  # read per token, by format
+    body_elements: float
+    head_bytes: float
+    head_rows: int
+    head_weights: str
+    kv_bytes_per_token: float
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes one token reads."""
+        return sum(self.body_bytes.values()) + self.head_bytes
+
+
+def target_of(table: OpTable, weights: str) -> Target:
+    """Return what a probe must stand for.
+
+    Raises:
+        RequestError: not a decoder with attention.
+        UnknownNameError: a weight format llama.cpp does not run.
+    """
+    p, s = table.products, table.scores
+    if table.kind != "decoder" or not len(s.names) or "head" not in p.roles:
+        raise RequestError(
+            "only decoders with attention and an output matrix can be calibrated", place="--calibrate",
+            mend="leave --calibrate out",
+        )  # fmt: skip
+    formats = row_formats(p, weights)
+    body: dict[str, float] = {}
+    elements = head_bytes = 0.0
+    head = p.roles.index("head")
+    for i, name in enumerate(formats):
+        read = float(p.elements[i] * p.active[i] * p.repeat[i])
+        size = read * matrix_bits(name, p.inputs[i]) / 8
+        if p.roles[i] == "head":
+            head_bytes += size
+        elif p.roles[i] != "embedding" and p.stream[i] == 0:
+            key = gguf_name(name) if p.roles[i] != "router" else ""
+            body[key] = body.get(key, 0.0) + size
+            elements += read
+    body.pop("", None)
+    weight = s.repeat / s.repeat.sum()
+    latent = bool(np.any(s.kv_heads == 0))
+    return Target(
+        layers=int(table.layers), width=int(p.inputs[head]), heads=int(s.heads[0]),
+        kv_heads=1 if latent else int(s.kv_heads[0]), head_dim=int((s.qk_dim * weight).sum()),
+        body_bytes=body, body_elements=elements, head_bytes=head_bytes, head_rows=int(p.outputs[head]),
+        head_weights=gguf_name(formats[head]), kv_bytes_per_token=float((s.own * s.repeat).sum()) * 2,
+    )  # fmt: skip
+
+
+def gguf_name(name: str) -> str:
+    """Return ggml's name of our weight format ``name``; of a mix, that of most of its layers.
+
+    Raises:
+        UnknownNameError: llama.cpp has no such format, or we cannot write it.
+    """
+    ours = MIXES.get(find_format(name).name, find_format(name).name)
+    if ours not in GGUF_NAMES:
+        raise UnknownNameError(
+            "llama.cpp weight format", name, (*GGUF_NAMES, *MIXES), place="--weights",
+            mend="give --weights q4_0, q8_0, fp16 … as the GGUF you would run",
+        )  # fmt: skip
+    return GGUF_NAMES[ours]
+
+
+def body_shape(target: Target, weights: str) -> Shape:
+    """Return a few layers as wide as the target's, with its heads and as many weights a layer where memory allows."""
+    unit = max(BLOCKS[weights][0], 32)
+    width = -(-target.width // unit) * unit
+    own, kv = target.heads * target.head_dim, target.kv_heads * target.head_dim
+    attention = width * (2 * own + 2 * kv)
+    bytes_per = BLOCKS[weights][1] / BLOCKS[weights][0]
+    wanted = min(target.body_elements / target.layers, LARGEST_LAYER_BYTES / bytes_per)
+    feed_forward = max(round((wanted - attention) / (3 * width) / unit), 1) * unit
+    layer_bytes = (attention + 3 * width * feed_forward) * bytes_per
+    layers = min(max(2, -(-int(LEAST_BYTES) // int(layer_bytes))), max(target.layers, 2))
+    return Shape(layers, width, feed_forward, target.heads, target.kv_heads, target.head_dim, vocabulary=unit)
+
+
+def head_shape(target: Target) -> Shape:
+    """Return one almost empty layer and as much of the output matrix as shows its speed."""
+    unit = max(BLOCKS[target.head_weights][0], 32)
+    width = -(-target.width // unit) * unit
+    row = width * BLOCKS[target.head_weights][1] / BLOCKS[target.head_weights][0]
+    rows = int(min(target.head_rows, max(2 * LEAST_BYTES / row, 1024)))
+    return Shape(1, width, unit, 1, 1, 64, vocabulary=-(-rows // 32) * 32)
+
+
+def attention_shape(target: Target) -> Shape:
+    """Return a few layers with the target's heads and almost no weights."""
+    return Shape(4, 64, 64, target.heads, target.kv_heads, target.head_dim, vocabulary=64)
+
+
+def empty_shape(layers: int) -> Shape:
+    """Return layers that cost nothing but being there."""
+    return Shape(layers, 64, 64, 1, 1, 64, vocabulary=64)
+
+
+def layer_bytes(shape: Shape, weights: str) -> float:
+    """Return the bytes of one layer's matrices."""
+    own, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    elements = shape.width * (2 * own + 2 * kv + 3 * shape.feed_forward)
+    return elements * BLOCKS[weights][1] / BLOCKS[weights][0]
+
+
+def deeper(shape: Shape, layers: int) -> Shape:
+    """Return the same shape with another number of layers."""
+    return replace(shape, layers=layers)
