@@ -16,6 +16,8 @@ from bytebound.units import show_rate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     Work = Callable[[], object]
 
 TORCH_DTYPES = ("fp32", "bf16", "fp16", "int8")
@@ -112,29 +114,31 @@ def largest(product: Callable[[int], Work], sizes: Sequence[int], target_s: floa
         work()
         seconds = time.perf_counter() - start
         found = size, work
-        if seconds * 8 > target_s * 8 / 1.5:
+        if seconds > target_s / 1.5:
             break
     if found is None:
         raise MemoryError("there is no room for a matrix")
     return found
 
 
+def _square(size: int) -> NDArray[np.float32]:
+    return np.random.default_rng(size).random((size, size), dtype=np.float32) - np.float32(0.5)
+
+
 def _numpy_product(size: int) -> Work:
-    random = np.random.default_rng(0)
-    left, right = (random.standard_normal((size, size), dtype=np.float32) for _ in range(2))
-    out = np.empty_like(left)
-    return lambda: np.matmul(left, right, out=out)
+    matrix = _square(size)
+    out = np.empty_like(matrix)
+    return lambda: np.matmul(matrix, matrix, out=out)
 
 
 def _torch_product(torch: Any, dtype: str, size: int) -> Work:
-    generator = torch.Generator().manual_seed(0)
+    left = torch.from_numpy(_square(size))
     if dtype == "int8":
-        left, right = (torch.randint(-127, 128, (size, size), dtype=torch.int8, generator=generator) for _ in range(2))
-        return lambda: torch._int_mm(left, right)  # noqa: SLF001 - the one 8-bit product PyTorch has
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-    left, right = (torch.randn((size, size), generator=generator).to(kind) for _ in range(2))
-    out = torch.empty_like(left)
-    return lambda: torch.mm(left, right, out=out)
+        whole = (left * 254).to(torch.int8)
+        return lambda: torch._int_mm(whole, whole)  # noqa: SLF001 - the one 8-bit product PyTorch has
+    narrow = left.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype])
+    out = torch.empty_like(narrow)
+    return lambda: torch.mm(narrow, narrow, out=out)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from bytebound.measure.sampling import Probe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -101,33 +103,33 @@ def matvec(
         place, answer = weights.ctypes.data + first * row_bytes, result.ctypes.data + 4 * first
         run(place, row_bytes, rows, vector.values.ctypes.data, vector.scales.ctypes.data, blocks, answer, rows)
 
-    waiting = [pool.submit(part, int(a), int(b)) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    waiting = [pool.submit(part, int(first), int(last)) for first, last in pairwise(edges[1:])]
     part(int(edges[0]), int(edges[1]))
     for each in waiting:
         each.result()
 
 
-def dequant_probes(kinds: Iterable[Format], *, matrix_bytes: float, threads: int) -> list[Probe]:
-    """Return one probe per format: weight bytes per second [B/s] of a product with about ``matrix_bytes`` of weights.
+@contextmanager
+def dequant_probe(kind: Format, *, matrix_bytes: float, threads: int) -> Iterator[Probe]:
+    """Give a probe of weight bytes per second [B/s] of a product with about ``matrix_bytes`` of weights.
 
     Args:
-        kinds: formats of ``FORMATS``.
+        kind: one of ``FORMATS``.
         matrix_bytes: well above the last cache, so that weights come from memory as they do in decoding.
         threads: as many as the read ceiling was taken with.
     """
-    return [_probe(kind, matrix_bytes, threads) for kind in kinds]
-
-
-def _probe(kind: Format, matrix_bytes: float, threads: int) -> Probe:
     random = np.random.default_rng(0)
-    few = quantize(random.standard_normal((64, COLUMNS), dtype=np.float32), kind)
+    few = quantize(random.standard_normal((4 * threads, COLUMNS), dtype=np.float32), kind)
     copies = max(int(matrix_bytes / few.nbytes), 1)
-    weights = np.tile(few, (copies, 1))  # distinct memory, equal content: no cache can tell
+    weights = np.tile(few, (copies, 1))  # memory of its own for every row: that the content repeats, no cache can tell
     vector = activations(random.standard_normal(COLUMNS, dtype=np.float32), kind)
     result = np.zeros(len(weights), dtype=np.float32)
-    pool = ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="bytebound-dequant")
-    work: Callable[[], None] = lambda: matvec(weights, vector, kind, result, pool=pool, threads=threads)  # noqa: E731
-    return Probe(
-        f"dequant.{kind}", "B/s", weights.nbytes, work, HOW[kind],
-        {"rows": float(len(weights)), "columns": float(COLUMNS), "threads": float(threads)},
-    )  # fmt: skip
+    with ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="dequant") as pool:
+
+        def work() -> None:
+            matvec(weights, vector, kind, result, pool=pool, threads=threads)
+
+        yield Probe(
+            f"dequant.{kind}", "B/s", float(weights.nbytes), work, HOW[kind],
+            {"rows": float(len(weights)), "columns": float(COLUMNS), "threads": float(threads)},
+        )  # fmt: skip

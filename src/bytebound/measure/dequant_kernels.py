@@ -184,7 +184,9 @@ def kernel(kind: str) -> Run:
     body = _body(kind)
 
     @intrinsic
-    def four(typing: Any, w: Any, row_bytes: Any, apart: Any, x: Any, s: Any, blocks: Any, y: Any) -> Any:
+    def four(  # noqa: PLR0917 - numba has no keywords
+        typing: Any, w: Any, row_bytes: Any, apart: Any, x: Any, s: Any, blocks: Any, y: Any
+    ) -> Any:
         del typing, w, row_bytes, apart, x, s, blocks, y
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -195,7 +197,9 @@ def kernel(kind: str) -> Run:
         return types.void(*[types.int64] * 7), generate
 
     @njit("void(int64, int64, int64, int64, int64, int64, int64, int64)", nogil=True)
-    def run(w: int, row_bytes: int, apart: int, x: int, s: int, blocks: int, y: int, rows: int) -> None:
+    def run(  # noqa: PLR0917 - numba has no keywords
+        w: int, row_bytes: int, apart: int, x: int, s: int, blocks: int, y: int, rows: int
+    ) -> None:
         for row in range(rows):
             four(w + row * row_bytes, row_bytes, apart, x, s, blocks, y + 4 * row)  # type: ignore[call-arg, arg-type]
 

@@ -6,6 +6,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,9 @@ SHARE = 0.1
 
 
 @contextmanager
-def disk_probe(folder: Path | None = None, *, wanted_bytes: float) -> Iterator[Probe | Missing]:
+def disk_probe(
+    folder: Path | None = None, *, wanted_bytes: float, patience_s: float = 10.0
+) -> Iterator[Probe | Missing]:
     """Write a temporary file of at most ``wanted_bytes``, give a probe that reads it through, and remove it in any case.
 
     The page cache is passed by (O_DIRECT) or told to forget the file before each read; which of the two, ``how`` says.
@@ -35,6 +38,7 @@ def disk_probe(folder: Path | None = None, *, wanted_bytes: float) -> Iterator[P
     Args:
         folder: where to write; None: the system's folder for temporary files.
         wanted_bytes: size of the file, cut to a tenth of the free space.
+        patience_s: writing stops after so many seconds, and the file is what was written.
     """
     where = Path(folder or tempfile.gettempdir())
     path: Path | None = None
@@ -46,7 +50,7 @@ def disk_probe(folder: Path | None = None, *, wanted_bytes: float) -> Iterator[P
         handle, name = tempfile.mkstemp(prefix="bytebound-", suffix=".tmp", dir=where)
         path = Path(name)
         with os.fdopen(handle, "wb", buffering=0) as stream:
-            _fill(stream.fileno(), size)
+            size = _fill(stream.fileno(), size, patience_s)
     except OSError as error:
         if path is not None:
             path.unlink(missing_ok=True)
@@ -58,13 +62,19 @@ def disk_probe(folder: Path | None = None, *, wanted_bytes: float) -> Iterator[P
         path.unlink(missing_ok=True)
 
 
-def _fill(handle: int, size: int) -> None:
+def _fill(handle: int, size: int, patience_s: float) -> int:
+    """Write up to ``size`` bytes, for ``patience_s`` seconds at the most, and return how many."""
     block = np.random.default_rng(0).bytes(CHUNK)  # not compressible: some disks would cheat
-    for _ in range(size // CHUNK):
+    start, written = time.perf_counter(), 0
+    while written < size and (written < LEAST_BYTES or time.perf_counter() - start < patience_s):
         left = memoryview(block)
         while left:
             left = left[os.write(handle, left) :]
+        written += CHUNK
+        if written % (4 * CHUNK) == 0:
+            os.fsync(handle)
     os.fsync(handle)
+    return written
 
 
 def _probe(path: Path, size: int) -> Probe | Missing:

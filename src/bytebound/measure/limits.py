@@ -151,8 +151,8 @@ def fields(text: str) -> Mapping[str, float]:
     """Return ``name value`` or ``name: value kB`` lines as name -> number, in bytes where the unit is kB.
 
     Example:
-        >>> dict(fields("MemTotal:  2 kB\\ninactive_file 4096"))
-        {'MemTotal': 2048.0, 'inactive_file': 4096.0}
+        >>> fields("MemTotal:  2 kB")
+        {'MemTotal': 2048.0}
     """
     found = {}
     for line in text.splitlines():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bytebound.documents.measurement import System
+from bytebound.measure.gpu import listed_cards
 from bytebound.measure.limits import Files, address_space_left, affinity, fields, read_groups
 from bytebound.units import parse, show_capacity
 
@@ -124,7 +125,7 @@ def read_system(root: Path = Path("/")) -> System:
         memory_free_bytes=left,
         swap_bytes=memory.get("SwapTotal", 0.0),
         virtual="hypervisor" in cpu.flags or _is_virtual(files),
-        accelerators=_accelerators() if root == Path("/") else (),
+        accelerators=listed_cards() if root == Path("/") else (),
         os=_os_name(files),
         software=_software(),
         limits=(*limits, *dict.fromkeys(files.problems)),
@@ -225,12 +226,6 @@ def _software() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _accelerators() -> tuple[str, ...]:
-    """Return what the drivers' own tool lists; whether PyTorch can use it is found when it is measured."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    return tuple(line.strip()[:200] for line in _output(command).splitlines()[:64] if line.strip())
 
 
 def _sysctl(name: str) -> str:
