@@ -105,7 +105,11 @@ class NextWall:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The answer to one request, or to an array of requests of one shape."""
+    """The answer to one request, or to an array of requests of one shape.
+
+    ``grade`` says how the times were made: *scaled* by efficiencies measured elsewhere, or *calibrated* by probes of this
+    engine on this machine. A phase's ``floor_s`` is the third grade, the *bound*: a limit, never a forecast.
+    """
 
     model: ModelFacts
     machine: MachineFacts
@@ -126,6 +130,7 @@ class Estimate:
     provenance: tuple[Provenance, ...]
     notes: tuple[str, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
+    grade: str = "scaled"
     schema_: str = ESTIMATE_SCHEMA
 
     def explain(self) -> str:

@@ -269,7 +269,7 @@ def open_session(
         handle.llama_model_free(model)
 
 
-def _parameters(
+def _parameters(  # noqa: PLR0917 - the caller's own arguments, in its order
     library: Library, context: int, threads: int, flash: str, kv: str, sequences: int, micro_batch: int
 ) -> _Struct:
     parameters = library.handle.llama_context_default_params()

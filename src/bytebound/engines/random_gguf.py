@@ -15,25 +15,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCKS: dict[str, tuple[int, int, tuple[int, ...]]] = {
-    "F32": (1, 4, ()), "F16": (1, 2, ()), "BF16": (1, 2, ()),
-    "Q4_0": (32, 18, (0,)), "Q4_1": (32, 20, (0, 2)), "Q5_0": (32, 22, (0,)), "Q5_1": (32, 24, (0, 2)),
-    "Q8_0": (32, 34, (0,)), "IQ4_NL": (32, 18, (0,)), "IQ4_XS": (256, 136, (0,)),
-    "Q2_K": (256, 84, (80, 82)), "Q3_K": (256, 110, (108,)), "Q4_K": (256, 144, (0, 2)), "Q5_K": (256, 176, (0, 2)),
-    "Q6_K": (256, 210, (208,)),
+    "fp32": (1, 4, ()), "fp16": (1, 2, ()), "bf16": (1, 2, ()),
+    "q4_0": (32, 18, (0,)), "q4_1": (32, 20, (0, 2)), "q5_0": (32, 22, (0,)), "q5_1": (32, 24, (0, 2)),
+    "q8_0": (32, 34, (0,)), "iq4_nl": (32, 18, (0,)), "iq4_xs": (256, 136, (0,)),
+    "q2_k": (256, 84, (80, 82)), "q3_k": (256, 110, (108,)), "q4_k": (256, 144, (0, 2)), "q5_k": (256, 176, (0, 2)),
+    "q6_k": (256, 210, (208,)),
 }  # fmt: skip
 """Format -> elements and bytes of one block, and where its half-precision scales lie. Source: ggml's public block structs."""
+GGML_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+"""Our name of a format -> ggml's, where it is not the same in capitals."""
 SCALE_SPREAD = 0.3
 """Log-spread of block scales. Kernels look half-precision scales up in a table: one constant scale always hits the first
 cache and decodes about 10 % faster than real weights do (SmolLM2-135M in Q4_1, whose scales have a log-spread of 0.30)."""
 STEPS = {
-    "Q8_0": 60.0,
-    "Q4_K": 200.0,
-    "Q5_K": 400.0,
-    "Q2_K": 20.0,
-    "Q3_K": 60.0,
-    "Q6_K": 900.0,
-    "IQ4_XS": 1500.0,
-    "IQ4_NL": 60.0,
+    "q8_0": 60.0,
+    "q4_k": 200.0,
+    "q5_k": 400.0,
+    "q2_k": 20.0,
+    "q3_k": 60.0,
+    "q6_k": 900.0,
+    "iq4_xs": 1500.0,
+    "iq4_nl": 60.0,
 }
 """Typical integer magnitude of a format's values times sub-scales, so that weights come out near unit variance over width."""
 TILE = 1 << 22
@@ -90,7 +92,7 @@ def write_random_gguf(path: Path, shape: Shape, weights: str, *, head: str = "",
 
     def matrix(name: str, rows: int, columns: int, kind: str) -> None:
         data = random_matrix(random, rows, columns, kind)
-        writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType[kind])
+        writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType[GGML_NAMES.get(kind, kind.upper())])
 
     def vector(name: str, size: int) -> None:
         writer.add_tensor(name, np.ones(size, np.float32))
@@ -125,11 +127,11 @@ def random_matrix(random: np.random.Generator, rows: int, columns: int, kind: st
         drawn = random_matrix(random, fresh, columns, kind)
         return np.ascontiguousarray(np.tile(drawn, (-(-rows // fresh), 1))[:rows])
     scale = 1.0 / np.sqrt(columns)
-    if kind == "F32":
+    if kind == "fp32":
         return (random.standard_normal((rows, columns), dtype=np.float32) * scale).astype(np.float32)
-    if kind == "F16":
+    if kind == "fp16":
         return (random.standard_normal((rows, columns), dtype=np.float32) * scale).astype(np.float16)
-    if kind == "BF16":
+    if kind == "bf16":
         floats = random.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
         return (floats.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
     size, wide, scales = BLOCKS[kind]

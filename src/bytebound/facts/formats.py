@@ -105,3 +105,20 @@ def bits_of(names: str | NDArray[np.str_]) -> float | NDArray[np.float64]:
         return find_format(names).bits
     kinds, index = np.unique(np.asarray(names, dtype=str), return_inverse=True)
     return np.array([find_format(kind).bits for kind in kinds])[index].reshape(np.shape(names))
+
+
+MAIN_FORMATS = {
+    "q6_k_m": "q6_k", "q5_k_m": "q5_k", "q4_k_m": "q4_k", "q4_k_s": "q4_k", "q3_k_m": "q3_k", "q2_k_m": "q2_k",
+    "iq4_xs_m": "iq4_xs", "iq2_xxs_m": "iq2_xxs", "iq1_s_m": "iq1_s",
+}  # fmt: skip
+"""Whole-model mix -> the block format most of its matrices are in. Source: llama.cpp tools/quantize README."""
+
+
+def main_format(name: str) -> str:
+    """Return our name of the format ``name``; of a whole-model mix, that of most of its matrices.
+
+    Raises:
+        UnknownNameError: no such format.
+    """
+    found = find_format(name).name
+    return MAIN_FORMATS.get(found, found)

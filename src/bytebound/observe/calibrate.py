@@ -84,10 +84,12 @@ def calibrate(
         model: what to calibrate for; only its shape and formats matter, it is not run.
         engine: only llama.cpp so far.
         weights: weight format, or ``auto``: the checkpoint's own.
-        flash: flash attention ``on``, ``off`` or ``auto``. kv: dtype of the KV cache.
+        flash: flash attention ``on``, ``off`` or ``auto``.
+        kv: dtype of the KV cache.
         threads: threads to decode with; None: as many as this process may use.
         machine: id of the machine, for the record.
-        rounds, budget_s: interleaved rounds, and the seconds after which no further one starts (never under five).
+        rounds: interleaved rounds.
+        budget_s: seconds after which no further round starts (never under five).
         depth: the deepest context to probe; costs go on linearly beyond.
         on_progress: told what is being done.
 
@@ -159,8 +161,8 @@ def prepare(shop: Workshop, target: Target, depth: int) -> tuple[list[Step], lis
     """Open every probe and return its steps."""
     total = target.weight_bytes
     steps = [
-        Step("empty.1", shop.open("empty1", empty_shape(1), "F16", 1), 0, total),
-        Step(f"empty.{EMPTY_LAYERS}", shop.open("empty8", empty_shape(EMPTY_LAYERS), "F16", 1), 0, total),
+        Step("empty.1", shop.open("empty1", empty_shape(1), "fp16", 1), 0, total),
+        Step(f"empty.{EMPTY_LAYERS}", shop.open("empty8", empty_shape(EMPTY_LAYERS), "fp16", 1), 0, total),
     ]
     bodies = []
     for weights in target.body_bytes:
@@ -168,11 +170,11 @@ def prepare(shop: Workshop, target: Target, depth: int) -> tuple[list[Step], lis
         size = shape.layers * layer_bytes(shape, weights)
         bodies.append(Body(weights, shop.open(f"body{weights}", shape, weights, 1), shape, size))
         steps.append(Step(f"body.{weights}", bodies[-1].session, 0, max(total - size, 0.0)))
-    head = shop.open("head", head_shape(target), "F16", 1, head=target.head_weights)
+    head = shop.open("head", head_shape(target), "fp16", 1, head=target.head_weights)
     steps.append(Step("head", head, 0, total))
     shape = attention_shape(target)
     for at in depths(depth):
-        session = shop.open("attention", shape, "F16", at)
+        session = shop.open("attention", shape, "fp16", at)
         session.fill(at)
         own = at * target.kv_bytes_per_token * shape.layers / target.layers
         steps.append(Step(f"attention.{at}", session, at, max(total + at * target.kv_bytes_per_token - own, 0.0)))
@@ -219,7 +221,7 @@ def pair_cost(shop: Workshop, target: Target) -> float:
     """Return prefill attention's seconds per query-key pair (of one head): a pass late in a context less one at its start."""
     shape = attention_shape(target)
     tokens, past = PAIRS
-    session = shop.open("attention", shape, "F16", past + tokens)
+    session = shop.open("attention", shape, "fp16", past + tokens)
     session.fill(past)
     late = [sample(Step("late", session, past, 0.0, tokens).run) for _ in range(3)]
     session.fill(0)
@@ -252,7 +254,7 @@ def conclude(
         ]
         formats.append(FormatCost("body", body.weights, body.shape.width, tuple(n for n, _ in points), tuple(costs)))
     small = head_shape(target)
-    own = layer_bytes(small, "F16") * formats[0].s_per_byte[0]
+    own = layer_bytes(small, "fp16") * formats[0].s_per_byte[0]
     rows = small.vocabulary
     head_bytes = target.head_bytes * rows / target.head_rows
     head = max(t["head"] - per_step - per_layer - own, 1e-3 * t["head"]) / head_bytes

@@ -9,22 +9,13 @@ import numpy as np
 
 from bytebound.engines.random_gguf import BLOCKS, Shape
 from bytebound.errors import RequestError, UnknownNameError
-from bytebound.facts.formats import find_format
+from bytebound.facts.formats import main_format
 from bytebound.ledger.precision import row_formats
 from bytebound.ledger.table import matrix_bits
 
 if TYPE_CHECKING:
     from bytebound.ledger.table import OpTable
 
-GGUF_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"} | {
-    name.lower(): name for name in BLOCKS if name not in {"F32", "F16", "BF16"}
-}
-"""Our name of a weight format -> ggml's."""
-MIXES = {
-    "q6_k_m": "q6_k", "q5_k_m": "q5_k", "q4_k_m": "q4_k", "q4_k_s": "q4_k", "q3_k_m": "q3_k", "q2_k_m": "q2_k",
-    "iq4_xs_m": "iq4_xs",
-}  # fmt: skip
-"""Whole-model mix -> the format most of its layers are in."""
 LARGEST_LAYER_BYTES = 400e6
 LEAST_BYTES = 16e6
 
@@ -74,7 +65,7 @@ def target_of(table: OpTable, weights: str) -> Target:
         if p.roles[i] == "head":
             head_bytes += size
         elif p.roles[i] != "embedding" and p.stream[i] == 0:
-            key = gguf_name(name) if p.roles[i] != "router" else ""
+            key = writable(name) if p.roles[i] != "router" else ""
             body[key] = body.get(key, 0.0) + size
             elements += read
     body.pop("", None)
@@ -84,23 +75,23 @@ def target_of(table: OpTable, weights: str) -> Target:
         layers=int(table.layers), width=int(p.inputs[head]), heads=int(s.heads[0]),
         kv_heads=1 if latent else int(s.kv_heads[0]), head_dim=int((s.qk_dim * weight).sum()),
         body_bytes=body, body_elements=elements, head_bytes=head_bytes, head_rows=int(p.outputs[head]),
-        head_weights=gguf_name(formats[head]), kv_bytes_per_token=float((s.own * s.repeat).sum()) * 2,
+        head_weights=writable(formats[head]), kv_bytes_per_token=float((s.own * s.repeat).sum()) * 2,
     )  # fmt: skip
 
 
-def gguf_name(name: str) -> str:
-    """Return ggml's name of our weight format ``name``; of a mix, that of most of its layers.
+def writable(name: str) -> str:
+    """Return the block format of our weight format ``name``; of a mix, that of most of its layers.
 
     Raises:
         UnknownNameError: llama.cpp has no such format, or we cannot write it.
     """
-    ours = MIXES.get(find_format(name).name, find_format(name).name)
-    if ours not in GGUF_NAMES:
+    ours = main_format(name)
+    if ours not in BLOCKS:
         raise UnknownNameError(
-            "llama.cpp weight format", name, (*GGUF_NAMES, *MIXES), place="--weights",
+            "llama.cpp weight format", name, BLOCKS, place="--weights",
             mend="give --weights q4_0, q8_0, fp16 … as the GGUF you would run",
         )  # fmt: skip
-    return GGUF_NAMES[ours]
+    return ours
 
 
 def body_shape(target: Target, weights: str) -> Shape:

@@ -20,6 +20,7 @@ from bytebound.ledger.residence import kv_bytes_per_token
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
 from bytebound.predict.answers import answer, run
+from bytebound.predict.calibrated import calibrated
 from bytebound.predict.ceilings import Evidence, ceilings_of, evidence_of
 from bytebound.predict.energy import energy_j
 from bytebound.predict.prediction import CAPACITY, Overheads
@@ -29,6 +30,7 @@ from bytebound.units import SECONDS_PER_HOUR
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bytebound.documents.calibration import Calibration
     from bytebound.documents.values import Number
     from bytebound.documents.work import Serve
     from bytebound.ledger.table import OpTable
@@ -52,6 +54,7 @@ class Setting:
     overheads: Overheads
     ceilings: Ceilings
     evidence: Evidence
+    grade: str = "scaled"
 
     @property
     def chunk(self) -> float:
@@ -120,18 +123,24 @@ def check_degrees(setting: Setting, work: Serve) -> None:
         )
 
 
-def estimate(model: str | Architecture, machine: str | Machine, work: Serve) -> Estimate:
+def estimate(
+    model: str | Architecture, machine: str | Machine, work: Serve, *, calibration: Calibration | None = None
+) -> Estimate:
     """Return what ``model`` does on ``machine`` under ``work``.
 
     Args:
         model: a bundled id, a path to a config.json, GGUF, safetensors or folder, or an Architecture.
         machine: ``"4x h100-sxm"``, a machine file, or a Machine.
         work: the request; any quantity may be an array, and the answer has its broadcast shape.
+        calibration: the engine's costs as probed on that machine; None: efficiencies from elsewhere.
 
     Raises:
         UnknownNameError, DocumentError, QuantityError: the request could not be understood.
     """
-    return estimate_on(settle(model, machine, work.engine), work)
+    setting = settle(model, machine, work.engine)
+    if calibration is not None:
+        setting = calibrated(setting, calibration, str(work.weights))
+    return estimate_on(setting, work)
 
 
 def estimate_on(setting: Setting, work: Serve) -> Estimate:
@@ -179,6 +188,7 @@ def estimate_on(setting: Setting, work: Serve) -> Estimate:
         provenance=_provenance(setting),
         notes=_notes(setting, work),
         missing=missing,
+        grade=setting.grade,
     )  # fmt: skip
 
 

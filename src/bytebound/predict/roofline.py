@@ -213,10 +213,15 @@ def _floors(ledger: Ledger, ceilings: Ceilings) -> tuple[Array, Array, Array]:
 
 def _calibrated(ledger: Ledger, costs: Costs) -> Array:
     """Return the calibrated seconds of one occurrence of each row; 0 where the calibration says nothing of the row."""
-    intensity = ledger.flops / np.maximum(ledger.weight_bytes, 1e-300)
+    streamed = ledger.weight_bytes > 0
+    intensity = np.divide(
+        ledger.flops, ledger.weight_bytes, out=np.zeros_like(ledger.flops * ledger.weight_bytes), where=streamed
+    )
     is_head = np.array([role == "head" for role in ledger.roles])[:, None]
     product = ledger.weight_bytes * np.where(is_head, costs.head.along(intensity), costs.body.along(intensity))
-    keys = ledger.pairs / np.maximum(ledger.queries, 1e-300)
+    keys = np.divide(
+        ledger.pairs, ledger.queries, out=np.zeros_like(ledger.pairs * ledger.queries), where=ledger.queries > 0
+    )
     attention = ledger.queries * costs.attention.along(keys) + ledger.pairs * costs.s_per_pair
     kind = ledger.op_class[:, None]
     return np.where(kind == GEMM, product, np.where(kind == ATTENTION, attention, 0.0))

@@ -1,0 +1,148 @@
+"""Lay a calibration on a setting: the engine's probed costs take the place of shares from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.documents.values import Provenance
+from bytebound.errors import RequestError, UnknownNameError
+from bytebound.facts.formats import main_format
+from bytebound.ledger.precision import row_formats
+from bytebound.ledger.table import matrix_bits
+from bytebound.predict.ceilings import Evidence
+from bytebound.predict.roofline import Costs, Points
+
+if TYPE_CHECKING:
+    from bytebound.documents.calibration import Calibration, FormatCost
+    from bytebound.ledger.table import OpTable
+    from bytebound.predict.estimate import Setting
+
+MODEL_ERROR, PREFILL_ERROR = 0.08, 0.20
+"""Relative half-width that stays with a quiet calibration, decode and prefill. Source: validation/calibration.py, the misses
+of SmolLM2-135M and two random-weight shapes in three formats, four depths, flash attention on and off."""
+FAR_WIDTH = 2.0
+"""A calibration made at more than twice or under half the model's width is said to be far from it: small matrices run slower."""
+
+
+def calibrated(setting: Setting, calibration: Calibration, weights: str) -> Setting:
+    """Return ``setting`` with the engine's costs as probed here.
+
+    Args:
+        setting: the question, on the machine the calibration was made on.
+        calibration: the probes' costs.
+        weights: the weight format asked for, or ``auto``.
+
+    Raises:
+        RequestError: made for another machine or engine. UnknownNameError: a weight format that was not probed.
+    """
+    device = setting.machine.device.id
+    if calibration.machine not in {device, "here"}:
+        raise RequestError(
+            f"the calibration was made on {calibration.machine}, the estimate is for {device}", place="calibration",
+            mend="calibrate on the machine itself",
+        )  # fmt: skip
+    if calibration.engine != setting.engine.name:
+        raise RequestError(
+            f"the calibration is of {calibration.engine}, the estimate is for {setting.engine.name}",
+            place="calibration", mend=f"say --engine {calibration.engine}",
+        )  # fmt: skip
+    costs = _costs(calibration, setting.table, weights)
+    step = calibration.s_per_step + calibration.s_per_layer * float(setting.table.layers)
+    attention = calibration.attention
+    return replace(
+        setting,
+        ceilings=replace(
+            setting.ceilings,
+            decode=replace(costs, s_per_pair=0.0),
+            prefill=replace(costs, attention=Points(np.zeros(1), np.zeros(1))),
+        ),
+        overheads=replace(setting.overheads, host_s_per_step=step),
+        evidence=_evidence(setting, calibration, float(attention.s_per_pair)),
+        grade="calibrated",
+    )
+
+
+def _costs(calibration: Calibration, table: OpTable, weights: str) -> Costs:
+    """Return the curves of the model's own mix of formats: seconds per byte, weighted by the bytes in each."""
+    products = table.products
+    formats = row_formats(products, weights)
+    sizes: dict[str, float] = {}
+    elements = 0.0
+    for i, name in enumerate(formats):
+        if products.roles[i] in {"head", "embedding", "router"} or products.stream[i] != 0:
+            continue
+        read = float(products.elements[i] * products.active[i] * products.repeat[i])
+        sizes[name] = sizes.get(name, 0.0) + read * matrix_bits(name, products.inputs[i]) / 8
+        elements += read
+    total = sum(sizes.values())
+    body = _mixed({_cost(calibration, "body", name): size / total for name, size in sizes.items()}, elements / total)
+    head = products.roles.index("head") if "head" in products.roles else None
+    tail = body
+    if head is not None:
+        found = _cost(calibration, "head", formats[head])
+        tail = _mixed({found: 1.0}, 8 / matrix_bits(formats[head], products.inputs[head]))
+        if len(found.tokens) == 1:  # the head was timed for one token; more of them cost what they cost in the body
+            tail = Points(body.at, body.value * found.s_per_byte[0] / body.value[0])
+    attention = calibration.attention
+    return Costs(body, tail, Points(np.array(attention.depth), np.array(attention.s_per_query)), attention.s_per_pair)
+
+
+def _cost(calibration: Calibration, part: str, name: str) -> FormatCost:
+    wanted = main_format(name)
+    by_name = {cost.weights: cost for cost in calibration.formats if cost.part == part} or {
+        cost.weights: cost for cost in calibration.formats
+    }
+    found = by_name.get(wanted) or next((c for c in calibration.formats if c.weights == wanted), None)
+    if found is None:
+        raise UnknownNameError(
+            f"format in this calibration ({part})", name, [cost.weights for cost in calibration.formats],
+            place="--weights", mend="calibrate for this model, or name a format that was probed",
+        )  # fmt: skip
+    return found
+
+
+def _mixed(shares: dict[FormatCost, float], elements_per_byte: float) -> Points:
+    """Return seconds per byte by FLOP per byte (2 × tokens × elements per byte), mixed by shares of the bytes."""
+    tokens = np.unique(np.concatenate([np.array(cost.tokens, dtype=float) for cost in shares]))
+    value = sum(
+        share * Points(np.array(cost.tokens, dtype=float), np.array(cost.s_per_byte)).along(tokens)
+        for cost, share in shares.items()
+    )
+    return Points(2 * tokens * elements_per_byte, np.asarray(value))
+
+
+def _evidence(setting: Setting, calibration: Calibration, s_per_pair: float) -> Evidence:
+    width = float(setting.table.products.inputs[setting.table.products.roles.index("head")])
+    probed = float(calibration.shape.get("width", width))
+    far = max(width / probed, probed / width)
+    decode = 1 + float(np.hypot(MODEL_ERROR, calibration.spread)) * (1.0 if far <= FAR_WIDTH else 2.0)
+    prefill = 1 + float(np.hypot(PREFILL_ERROR, calibration.spread)) * (1.0 if far <= FAR_WIDTH else 2.0)
+    items = [
+        Provenance(
+            f"{cost.part} products in {cost.weights}: {1 / cost.s_per_byte[0] / 1e9:.1f} GB/s for one token",
+            "calibrated",
+            f"calibration {calibration.id}, {calibration.engine} {calibration.engine_version}, {calibration.when}",
+        )
+        for cost in calibration.formats
+    ]
+    deepest, last = calibration.attention.depth[-1], calibration.attention.s_per_query[-1]
+    items.append(
+        Provenance(
+            f"attention: {last / max(deepest, 1) * 1e9:.2f} ns per query head and token decoding, {s_per_pair * 1e9:.2f} ns "
+            f"per pair in prefill; flash attention {calibration.attention.flash}",
+            "calibrated",
+            f"calibration {calibration.id}, {calibration.samples} samples, {calibration.disturbed:.0%} disturbed by other load",
+        )
+    )
+    if far > FAR_WIDTH:
+        items.append(
+            Provenance(
+                f"calibrated at a width of {probed:g}, the model's is {width:g}: interval doubled",
+                "assumed",
+                "small matrices run slower",
+            )
+        )
+    return Evidence(decode, prefill, setting.evidence.energy_spread, (*items, *setting.evidence.provenance[-1:]))
