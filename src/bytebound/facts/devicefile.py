@@ -76,7 +76,7 @@ def read_device_file(path: Path, find_base: Callable[[str], dict[str, Any]]) -> 
         if isinstance(data.get("device"), dict):
             return _machine_document(data, path, place, find_base)
         if "schema" in data:
-            return DeviceFile(Device.model_validate(data))
+            return DeviceFile(_possible(Device.model_validate(data), place))
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise invalid(error, place=place.line_of(key.split(".")[-1])) from None
@@ -89,6 +89,7 @@ def _machine_document(
     inner = data["device"]
     if "schema" in inner:
         machine = Machine.model_validate(data)
+        _possible(machine.device, place)
         return DeviceFile(machine.device, machine.usd_per_device_hour, machine.per_node, machine.nodes, machine.name)
     outer = {key: value for key, value in data.items() if key != "device"}
     return _spec_sheet({**inner, **outer}, path, place, find_base)
@@ -209,6 +210,20 @@ def _count(value: Any, most: int, place: str) -> int:
     if not 1 <= value <= most:
         raise QuantityError(f"{value:.6g} is outside 1 to {most:,}", place=place)
     return value
+
+
+def _possible(device: Device, place: _Places) -> Device:
+    """Refuse a document with a figure that no machine could have, as a spec sheet with one is refused."""
+    for key, (field, _, unit, least, most) in QUANTITIES.items():
+        figure = device.flop_per_s.get(key) if key in DTYPES else getattr(device, field, None)
+        for value in (figure.low, figure.value, figure.high) if figure is not None else ():
+            if value is not None and not least <= value <= most:
+                raise QuantityError(
+                    f"{value:.4g} {unit} is outside {least:.3g} to {most:.3g} {unit}, what any machine could have",
+                    place=place.of(key if key in DTYPES else field),
+                    mend="check the unit",
+                )
+    return device
 
 
 def _figure(value: Any, key: str, *, place: str, source: str, when: str) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,9 +71,7 @@ def matrix_probes(*, threads: int, memory_bytes: float) -> Iterator[Probe | Miss
             if dtype != "fp32":
                 yield Missing(probe=f"matrix.{dtype}", why="numpy has no such product and PyTorch is not installed")
             continue
-        yield from _sized(
-            dtype, "torch", lambda size, dtype=dtype: _torch_product(torch, dtype, size), threads, memory_bytes
-        )
+        yield from _sized(dtype, "torch", partial(_torch_product, torch, dtype), threads, memory_bytes)
 
 
 def _sized(
@@ -224,7 +223,7 @@ def _calls(name: str, call: Work, calls: int, how: str) -> Probe:
 def _parallel_region() -> Work:
     from numba import get_num_threads, njit, prange  # noqa: PLC0415 - optional: in the measure extra
 
-    @njit("void(float64[::1])", parallel=True)
+    @njit("void(float64[::1])", parallel=True)  # type: ignore[untyped-decorator]
     def region(out: Any) -> None:
         for i in prange(out.size):
             out[i] += 1.0

@@ -48,28 +48,30 @@ def quantize(matrix: Floats, kind: Format) -> Bytes:
     / −8, stored plus 8 (ggml-quants.c, ``quantize_row_q8_0_ref`` and ``quantize_row_q4_0_ref``).
     """
     rows = len(matrix)
-    if kind == "f32":
-        return matrix.astype("<f4").view(np.uint8)
-    if kind == "f16":
-        return matrix.astype("<f2").view(np.uint8)
+    if kind in ("f32", "f16"):
+        return _bytes(matrix.astype("<f4" if kind == "f32" else "<f2"), rows)
     if kind == "bf16":
         bits = matrix.astype("<f4").view("<u4")
         even = (bits >> 16) & 1  # round to nearest, ties to even
-        return ((bits + 0x7FFF + even) >> 16).astype("<u2").view(np.uint8).reshape(rows, -1)
+        return _bytes(((bits + 0x7FFF + even) >> 16).astype("<u2"), rows)
     blocks = matrix.reshape(-1, 32)
     if kind == "q8_0":
-        scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
-        whole = np.round(_over(blocks, scale)).astype(np.int8).view(np.uint8)
+        scale = (np.abs(blocks).max(axis=1, keepdims=True) / 127).astype(np.float32)
+        whole = _bytes(np.round(_over(blocks, scale)).astype(np.int8), len(blocks))
     else:
         peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
-        scale = peak / -8
+        scale = (peak / -8).astype(np.float32)
         codes = np.clip(np.floor(_over(blocks, scale) + 8.5), 0, 15).astype(np.uint8)
         whole = codes[:, :16] | codes[:, 16:] << 4
-    return np.hstack([scale.astype("<f2").view(np.uint8), whole]).reshape(rows, -1)
+    return _bytes(np.hstack([_bytes(scale.astype("<f2"), len(blocks)), whole]), rows)
+
+
+def _bytes(values: NDArray[Any], rows: int) -> Bytes:
+    return np.ascontiguousarray(values).view(np.uint8).reshape(rows, -1)
 
 
 def _over(blocks: Floats, scale: Floats) -> Floats:
-    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+    inverse: Floats = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
     return blocks * inverse
 
 

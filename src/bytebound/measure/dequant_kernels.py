@@ -183,7 +183,7 @@ def kernel(kind: str) -> Run:
     """
     body = _body(kind)
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def four(  # noqa: PLR0917 - numba has no keywords
         typing: Any, w: Any, row_bytes: Any, apart: Any, x: Any, s: Any, blocks: Any, y: Any
     ) -> Any:
@@ -196,11 +196,11 @@ def kernel(kind: str) -> Run:
 
         return types.void(*[types.int64] * 7), generate
 
-    @njit("void(int64, int64, int64, int64, int64, int64, int64, int64)", nogil=True)
+    @njit("void(int64, int64, int64, int64, int64, int64, int64, int64)", nogil=True)  # type: ignore[untyped-decorator]
     def run(  # noqa: PLR0917 - numba has no keywords
         w: int, row_bytes: int, apart: int, x: int, s: int, blocks: int, y: int, rows: int
     ) -> None:
         for row in range(rows):
-            four(w + row * row_bytes, row_bytes, apart, x, s, blocks, y + 4 * row)  # type: ignore[call-arg, arg-type]
+            four(w + row * row_bytes, row_bytes, apart, x, s, blocks, y + 4 * row)
 
     return run  # type: ignore[no-any-return]

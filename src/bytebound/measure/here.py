@@ -75,8 +75,12 @@ def cpu_device(measured: Measured, name: str) -> Device:
         rates["fp32"] = fallback
     if read is None or not rates:
         raise UnfinishedError("too little was measured to say what this machine can do", mend="measure again")
-    last = measured.caches[-1] if measured.caches else None
     source = f"bytebound measure {measured.id}"
+    cache = None
+    if measured.caches:
+        last = measured.caches[-1]
+        edge = f"{source}, edge of {last.name} as measured"
+        cache = Figure(value=last.bytes, unit="B", how="measured", source=edge, when=measured.when)
     free = min(system.memory_free_bytes, system.memory_usable_bytes)
     return Device(
         id=device_id(name, system.cores_usable),
@@ -90,8 +94,8 @@ def cpu_device(measured: Measured, name: str) -> Device:
         ),
         memory_bytes_per_s=_figure(read, source),
         flop_per_s={dtype: _figure(r, f"{source}, {r.name}, {r.where.get('library', r.how)}") for dtype, r in rates.items()},
-        cache_bytes=last and Figure(value=last.bytes, unit="B", how="measured", source=f"{source}, edge of {last.name}", when=measured.when),
-        notes="the processor this was run on; " + "; ".join(system.limits) if system.limits else "the processor this was run on",
+        cache_bytes=cache,
+        notes="; ".join(("the processor this was run on", *system.limits)),
         measured=measured,
     )  # fmt: skip
 

@@ -99,22 +99,28 @@ def start_watch(context: Context, stack: ExitStack) -> None:
     Raises:
         UnfinishedError: there is not the memory for them.
     """
-    from bytebound.measure import ladder  # noqa: PLC0415 - needs numba
-    from bytebound.measure.crew import Crew, numa_nodes  # noqa: PLC0415
+    from bytebound.measure.crew import Crew, numa_nodes  # noqa: PLC0415 - needs numba
+    from bytebound.measure.kernels import GRAIN  # noqa: PLC0415
+    from bytebound.measure.ladder import canaries, fastest  # noqa: PLC0415
 
     free, threads = context.system.memory_free_bytes, context.threads
     total = min(max(WATCH_BYTES, 4 * context.last_cache_bytes), WATCH_SHARE * free)
     nodes = numa_nodes()
     cpus = [nodes[number % len(nodes)] for number in range(threads)] if len(nodes) > 1 else None
-    part = int(total / threads) // ladder.GRAIN * ladder.GRAIN
-    if part < ladder.GRAIN:
+    part = int(total / threads) // GRAIN * GRAIN
+    if part < GRAIN:
         raise UnfinishedError("there is no memory to measure with", mend="free some memory")
     crew = stack.enter_context(Crew(threads, part, cpus))
-    name = ladder.fastest(crew, "read", part, 0.01)
-    where = {"bytes": float(part * threads), "threads": float(threads), "node": "all", "kernel": name}
+    name = fastest(crew, "read", part, 0.01)
+    where: dict[str, float | str] = {
+        "bytes": float(part * threads),
+        "threads": float(threads),
+        "node": "all",
+        "kernel": name,
+    }
     how = "the DRAM read of the ladder, one pass in every round of every part"
     read = Probe("canary.read", "B/s", float(part * threads), partial(crew.run, name, part, 1), how, where)
-    context.watch.probes = (read, *ladder.canaries(crew))
+    context.watch.probes = (read, *canaries(crew))
 
 
 def timed(probes: Sequence[Probe], context: Context, *, budget_s: float) -> Iterator[Reading]:

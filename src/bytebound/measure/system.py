@@ -17,7 +17,7 @@ from bytebound.measure.limits import Files, address_space_left, affinity, fields
 from bytebound.units import parse, show_capacity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 VENDORS = {
     "GenuineIntel": "Intel", "AuthenticAMD": "AMD", "HygonGenuine": "Hygon", "CentaurHauls": "Zhaoxin",
@@ -250,9 +250,8 @@ def _page_bytes(name: str) -> float | None:
 
 
 def _psutil_bytes(name: str) -> float | None:
-    call: Callable[[], object]
     try:
-        from psutil import virtual_memory as call  # noqa: PLC0415 - optional
+        from psutil import virtual_memory  # noqa: PLC0415 - optional
     except ImportError:
         return None
-    return float(getattr(call(), name))
+    return float(getattr(virtual_memory(), name))
