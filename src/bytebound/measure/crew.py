@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bytebound.errors import UnfinishedError
-from bytebound.measure.kernels import GRAIN, kernel
+from bytebound.measure.kernels import GRAIN, kernel, ways
 from bytebound.units import show_capacity
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Crew:
         if cpus is not None:
             for pool, own in zip(self._pools, cpus, strict=True):
                 pool.submit(_bind, own).result()
-        self.run("write.plain", self.room_bytes, 1)
+        self.run(next(iter(ways("write"))), self.room_bytes, 1)
 
     def run(self, name: str, part: int, passes: int, threads: int | None = None) -> float:
         """Let ``threads`` threads (None: all) run kernel ``name`` on the first ``part`` bytes of their rooms.
@@ -77,10 +77,10 @@ class Crew:
         """Let the first thread follow the offsets in its room from offset ``start`` for ``loads`` loads; return where it ended."""
         return int(self._pools[0].submit(kernel("chase"), self._base, start, loads).result())
 
-    def room(self, number: int) -> NDArray[np.float64]:
-        """Return the room of thread ``number`` as doubles."""
-        start = self._base - self._block.ctypes.data + number * self.room_bytes
-        return self._block[start : start + self.room_bytes].view(np.float64)
+    def rooms(self) -> NDArray[np.float64]:
+        """Return the memory of all threads, one room after the other, as doubles."""
+        start = self._base - self._block.ctypes.data
+        return self._block[start : start + self.threads * self.room_bytes].view(np.float64)
 
     def __enter__(self) -> Self:
         return self

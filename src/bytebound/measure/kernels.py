@@ -39,19 +39,11 @@ GRAIN = 1024
 ARRAYS = {"read": 1, "write": 1, "copy": 2, "triad": 3}
 """Arrays of equal size in the part of each kind of kernel."""
 
-VARIANTS = {
-    "read": ("read.1", "read.2", "read.4", "read.8", "read.4.ahead"),
-    "write": ("write.plain", "write.streaming"),
-    "copy": ("copy.plain", "copy.streaming"),
-    "triad": ("triad.plain", "triad.streaming"),
-}
-"""Ways to do the same work; which is fastest depends on the machine, and on where in the caches the part lies. Reads:
-streams in step, and prefetching. Stores: plain, or streaming (non-temporal), which do not first read what they replace."""
-
 FMA_LOOP, CHAIN_LOOP = 32, 64
 """Fused multiply-adds per accumulator, and dependent one-cycle operations, in one pass of the canaries."""
 
-_AHEAD = 1024  # bytes asked for beforehand
+_AHEAD = 2048  # bytes asked for beforehand
+_SUMS = 16  # vectors a read adds into: what hides the latency of an addition, and fits the registers
 _I32, _I64, _F32, _F64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 
 
@@ -63,12 +55,12 @@ def vector_bytes() -> int:
 
 
 def lanes() -> int:
-    """Return how many vector accumulators hide the latency of an addition without running out of registers."""
-    return 16 if vector_bytes() != 32 else 12
+    """Return the vectors of the ``fma`` kernel: enough to hide its latency, few enough for the registers."""
+    return 16 if vector_bytes() != 32 else 12  # AVX has 16 registers, and constants need some
 
 
-def _vector(kind: Any) -> Any:
-    return ir.VectorType(kind, vector_bytes() // (4 if kind is _F32 else 8))
+def _vector(kind: Any, width: int) -> Any:
+    return ir.VectorType(kind, width // (4 if kind is _F32 else 8))
 
 
 def _at(b: ir.IRBuilder, base: Any, *offsets: Any) -> Any:
@@ -77,23 +69,31 @@ def _at(b: ir.IRBuilder, base: Any, *offsets: Any) -> Any:
     return base
 
 
-def _load(b: ir.IRBuilder, address: Any) -> Any:
-    value = b.load(b.inttoptr(address, _vector(_F64).as_pointer()))
-    value.align = vector_bytes()
+def _load(b: ir.IRBuilder, address: Any, width: int) -> Any:
+    value = b.load(b.inttoptr(address, _vector(_F64, width).as_pointer()))
+    value.align = width
     return value
 
 
-def _store(b: ir.IRBuilder, value: Any, address: Any, *, streaming: bool) -> None:
+def _store(b: ir.IRBuilder, value: Any, address: Any, width: int, *, streaming: bool) -> None:
     store = b.store(value, b.inttoptr(address, value.type.as_pointer()))
-    store.align = vector_bytes()
+    store.align = width
     if streaming:
         store.set_metadata("nontemporal", b.module.add_metadata([_I32(1)]))
 
 
-def _splat(b: ir.IRBuilder, value: Any) -> Any:
-    vector = _vector(value.type)
+def _prefetch(b: ir.IRBuilder, address: Any) -> None:
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [b.inttoptr(address, byte), _I32(0), _I32(3), _I32(1)])  # for reading, keep, data
+
+
+def _splat(b: ir.IRBuilder, value: Any, width: int) -> Any:
+    vector = _vector(value.type, width)
+    filled = ir.Constant(vector, ir.Undefined)
     for i in range(vector.count):
-        filled = b.insert_element(ir.Constant(vector, ir.Undefined) if i == 0 else filled, value, _I32(i))  # noqa: F821
+        filled = b.insert_element(filled, value, _I32(i))
     return filled
 
 
@@ -109,7 +109,7 @@ def _total(b: ir.IRBuilder, accumulators: Sequence[Any]) -> Any:
 
 
 def _end_of_pass(b: ir.IRBuilder) -> None:
-    """Let no pass be merged with the next, and let streaming stores arrive (on x86 they need a fence)."""
+    """Let no pass be merged with the next."""
     b.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
 
 
@@ -117,71 +117,86 @@ def _steps(b: ir.IRBuilder, stop: Any, step: int) -> Any:
     return cgutils.for_range_slice(b, _I64(0), stop, _I64(step), _I64)
 
 
-def _read(streams: int, ahead: int) -> Body:
-    width, unroll = vector_bytes(), 16 // streams
+def _read(streams: int, width: int) -> Body:
+    """Add up the part, ``streams`` stretches of it in step."""
+    turn = _SUMS // streams * width  # bytes of each stream per step
 
     def body(b: ir.IRBuilder, base: Any, part: Any, passes: Any) -> Any:
-        zero = ir.Constant(_vector(_F64), [0.0] * (width // 8))
-        sums = [cgutils.alloca_once_value(b, zero) for _ in range(16)]
+        zero = ir.Constant(_vector(_F64, width), [0.0] * (width // 8))
+        sums = [cgutils.alloca_once_value(b, zero) for _ in range(_SUMS)]
         span = b.udiv(part, _I64(streams))
         with _steps(b, passes, 1):
-            with _steps(b, span, unroll * width) as (offset, _):
+            with _steps(b, span, turn) as (offset, _):
                 for i, total in enumerate(sums):
-                    start = b.mul(span, _I64(i % streams))
-                    address = _at(b, base, start, offset, i // streams * width)
-                    if ahead and i // streams * width % 64 == 0:
-                        _prefetch(b, _at(b, address, ahead))
-                    b.store(b.fadd(b.load(total), _load(b, address)), total)
+                    address = _at(b, base, b.mul(span, _I64(i % streams)), offset, i // streams * width)
+                    b.store(b.fadd(b.load(total), _load(b, address, width)), total)
             _end_of_pass(b)
         return _total(b, sums)
 
     return body
 
 
-def _prefetch(b: ir.IRBuilder, address: Any) -> None:
-    byte = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    b.call(function, [b.inttoptr(address, byte), _I32(0), _I32(3), _I32(1)])  # for reading, keep, data
+def _storing(arrays: int, width: int, *, streaming: bool, ahead: bool = False) -> Body:
+    """Fill one array; copy the first of two into the second; or make the first of three from the others (a = b + s·c).
 
-
-def _storing(arrays: int, *, streaming: bool) -> Body:
-    """Write the first array (one array), the second from the first (two), or the first from the others (three)."""
-    width = vector_bytes()
+    ``ahead`` asks for what is read ``_AHEAD`` bytes beforehand.
+    """
+    source = {1: (), 2: (0,), 3: (1, 2)}[arrays]
 
     def body(b: ir.IRBuilder, base: Any, part: Any, passes: Any) -> Any:
         span = b.udiv(part, _I64(arrays))
-        target = _at(b, base, span) if arrays == 2 else base
-        scale = _splat(b, b.sitofp(b.add(passes, _I64(2)), _F64))  # known only when it runs: nothing to fold
+        starts = [base, b.add(base, span), _at(b, base, span, span)]
+        target = starts[1 if arrays == 2 else 0]
+        scale = _splat(b, b.sitofp(b.add(passes, _I64(2)), _F64), width)  # not known beforehand: nothing to fold
         with _steps(b, passes, 1) as (done, _):
-            value = _splat(b, b.sitofp(done, _F64))
+            # never 0: some processors write zeros faster than anything else
+            fill = _splat(b, b.sitofp(b.add(done, _I64(1)), _F64), width)
             with _steps(b, span, 4 * width) as (offset, _):
-                places = [_at(b, offset, i * width) for i in range(4)]
-                if arrays == 2:
-                    values = [_load(b, _at(b, base, place)) for place in places]
-                elif arrays == 3:
-                    firsts = [_load(b, _at(b, base, span, place)) for place in places]
-                    seconds = [_load(b, _at(b, base, span, span, place)) for place in places]
-                    values = [
-                        b.fadd(one, b.fmul(scale, two, flags=["contract"]), flags=["contract"])
-                        for one, two in zip(firsts, seconds, strict=True)
-                    ]
-                else:
-                    values = [value] * 4
-                for place, each in zip(places, values, strict=True):
-                    _store(b, each, _at(b, target, place), streaming=streaming)
+                for place in range(0, 4 * width, width):
+                    addresses = [_at(b, starts[which], offset, place) for which in source]
+                    if ahead and place % 64 == 0:
+                        for address in addresses:
+                            _prefetch(b, _at(b, address, _AHEAD))
+                    read = [_load(b, address, width) for address in addresses]
+                    value = read[0] if read else fill
+                    if arrays == 3:
+                        value = b.fadd(value, b.fmul(scale, read[1], flags=["contract"]), flags=["contract"])
+                    _store(b, value, _at(b, target, offset, place), width, streaming=streaming)
             if streaming:
-                b.fence("seq_cst")
+                b.fence("seq_cst")  # the pass ends when its stores have arrived
             _end_of_pass(b)
         return b.load(b.inttoptr(target, _F64.as_pointer()))
 
     return body
 
 
+@cache
+def ways(kind: str) -> dict[str, Body]:
+    """Return the ways to do the work of ``kind`` (a key of ``ARRAYS``): name -> what writes its code.
+
+    Which is fastest depends on the machine and on where in the caches the part lies. Reads differ in the streams read
+    in step and in the width of the vectors (beyond the caches the widest are not always best). Stores are plain, or
+    streaming: they do not first read what they replace.
+    """
+    wide, narrow = vector_bytes(), min(vector_bytes(), 32)
+    if kind == "read":
+        pairs = dict.fromkeys([(1, wide), (2, wide), (4, wide), (8, wide), (2, narrow), (4, narrow)])
+        return {f"read, {streams} × {8 * width} bit": _read(streams, width) for streams, width in pairs}
+    arrays = ARRAYS[kind]
+    found = {
+        f"{kind}, {8 * wide} bit": _storing(arrays, wide, streaming=False),
+        f"{kind}, streaming, {8 * narrow} bit": _storing(arrays, narrow, streaming=True),
+    }
+    if arrays > 1:
+        found[f"{kind}, streaming, prefetched, {8 * narrow} bit"] = _storing(arrays, narrow, streaming=True, ahead=True)
+    return found
+
+
 def _fma(b: ir.IRBuilder, base: Any, part: Any, passes: Any) -> Any:
     del base, part
-    vector = _vector(_F32)
-    factor = _splat(b, b.fptrunc(b.fdiv(_F64(1.0), b.sitofp(b.add(passes, _I64(2)), _F64)), _F32))
+    vector = _vector(_F32, vector_bytes())
+    small = b.fptrunc(b.fdiv(_F64(1.0), b.sitofp(b.add(passes, _I64(2)), _F64)), _F32)
+    factor = _splat(b, small, vector_bytes())
     sums = [cgutils.alloca_once_value(b, ir.Constant(vector, [float(i)] * vector.count)) for i in range(lanes())]
     with _steps(b, passes, 1):
         for _ in range(FMA_LOOP):
@@ -208,29 +223,20 @@ def _chase(b: ir.IRBuilder, base: Any, part: Any, passes: Any) -> Any:
     return b.sitofp(b.load(place), _F64)
 
 
-def _bodies() -> dict[str, Body]:
-    stores = {
-        f"{kind}.{how}": _storing(ARRAYS[kind], streaming=how == "streaming")
-        for kind in ("write", "copy", "triad")
-        for how in ("plain", "streaming")
-    }
-    reads = {f"read.{streams}": _read(streams, 0) for streams in (1, 2, 4, 8)}
-    return {**reads, "read.4.ahead": _read(4, _AHEAD), **stores, "fma": _fma, "chain": _chain, "chase": _chase}
-
-
 @cache
 def kernel(name: str) -> Run:
     """Return the kernel ``name``, compiled on first use (about 0.1 s).
 
     Args:
-        name: one of ``VARIANTS``; ``fma``: ``passes`` × ``FMA_LOOP`` × ``lanes()`` vectors of fp32 multiply-adds in
+        name: one of ``ways``; ``fma``: ``passes`` × ``FMA_LOOP`` × ``lanes()`` vectors of fp32 multiply-adds in
             registers; ``chain``: ``passes`` × ``CHAIN_LOOP`` dependent integer operations of one cycle; ``chase``:
             ``passes`` loads, each from ``base`` plus the offset that the one before it found, starting at offset
             ``part``; returns the last offset.
     """
-    body = _bodies()[name]
+    kind = name.partition(",")[0]
+    body = ways(kind)[name] if kind in ARRAYS else {"fma": _fma, "chain": _chain, "chase": _chase}[name]
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def work(typing: Any, base: Any, part: Any, passes: Any) -> Any:
         del typing, base, part, passes
 
@@ -240,8 +246,8 @@ def kernel(name: str) -> Run:
 
         return types.float64(types.int64, types.int64, types.int64), generate
 
-    @njit("float64(int64, int64, int64)", nogil=True)
+    @njit("float64(int64, int64, int64)", nogil=True)  # type: ignore[untyped-decorator]
     def run(base: int, part: int, passes: int) -> float:
-        return work(base, part, passes)  # type: ignore[no-any-return, call-arg, arg-type]
+        return work(base, part, passes)  # type: ignore[no-any-return]
 
     return run  # type: ignore[no-any-return]

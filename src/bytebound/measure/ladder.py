@@ -18,7 +18,7 @@ import numpy as np
 
 from bytebound.documents.measurement import CacheLevel, Reading
 from bytebound.measure.crew import Crew, numa_nodes
-from bytebound.measure.kernels import ARRAYS, CHAIN_LOOP, FMA_LOOP, GRAIN, VARIANTS, lanes, vector_bytes
+from bytebound.measure.kernels import ARRAYS, CHAIN_LOOP, FMA_LOOP, GRAIN, lanes, vector_bytes, ways
 from bytebound.measure.sampling import Probe, Sample, interleave, reading
 from bytebound.units import show_capacity, show_rate
 
@@ -197,7 +197,7 @@ def _probes(crew: Crew, step: _Step, plan: _Plan, share_s: float) -> list[Probe]
         probes.append(
             Probe(
                 f"memory.{kind}", "B/s", float(part * plan.threads * passes), partial(crew.run, name, part, passes),
-                f"kernel {name} compiled by numba, {vector_bytes()}-byte vectors, STREAM counting",
+                f"machine code by numba ({name}), bytes counted as STREAM does",
                 {**where, "kernel": name},
             )
         )  # fmt: skip
@@ -205,12 +205,18 @@ def _probes(crew: Crew, step: _Step, plan: _Plan, share_s: float) -> list[Probe]
 
 
 def fastest(crew: Crew, kind: str, part: int, trial_s: float) -> str:
-    """Return the variant of ``kind`` that took least time in three interleaved trials of ``trial_s`` seconds each."""
-    names = VARIANTS[kind]
+    """Return the way to do ``kind`` that was fastest in a short trial of all of them, taking turns.
+
+    Memory can change its speed for seconds at a time, so each round is judged by itself: what counts is the median over
+    rounds of the time against the best of that round.
+    """
+    names = list(ways(kind))
     passes = _passes(partial(crew.run, names[0], part), trial_s)
     probes = [Probe(name, "s", 1.0, partial(crew.run, name, part, passes), "") for name in names]
-    taken = interleave(probes, rounds=3)
-    return min(names, key=lambda name: min(each.seconds for each in taken[str(names.index(name))]))
+    taken = interleave(probes, rounds=5)
+    seconds = np.array([[each.seconds for each in taken[str(i)]] for i in range(len(names))])
+    best: int = np.median(seconds / seconds.min(axis=0), axis=1).argmin().item()
+    return names[best]
 
 
 def _passes(run: Callable[[int], object], target_s: float) -> int:
@@ -237,7 +243,7 @@ def chain_lines(room: Sequence[float] | np.ndarray, part: int) -> None:
 
 
 def _latency(crew: Crew, part: int, sample_s: float) -> Probe:
-    chain_lines(crew.room(0), part)
+    chain_lines(crew.rooms(), part)
     place = 0
 
     def walk(loads: int) -> None:
@@ -269,7 +275,7 @@ def canaries(crew: Crew, *, sample_s: float = 0.01) -> tuple[Probe, Probe]:
     where = {"threads": float(crew.threads)}
     return (
         Probe("canary.fma", "FLOP/s", flops * passes, partial(crew.run, "fma", GRAIN, passes),
-              f"fp32 multiply-adds in registers, {vector_bytes()}-byte vectors", where),
+              f"fp32 multiply-adds in registers, {8 * vector_bytes()} bit vectors", where),
         Probe("canary.clock", "Hz", float(CHAIN_LOOP * links), partial(crew.run, "chain", GRAIN, links, 1),
               "dependent one-cycle additions, one thread", {"threads": 1.0}),
     )  # fmt: skip
