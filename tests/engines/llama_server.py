@@ -63,10 +63,12 @@ def serve(model: str, slots: int, context: int) -> None:
     asked.endpoint_metrics, asked.ui, asked.verbosity = True, False, 0
     asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 2
     server = xllamacpp.Server(asked)
-    print("listening", server.listening_address, flush=True)
+    print("listening", server.listening_address, flush=True)  # noqa: T201 - the parent reads it
     sys.stdin.read()
 
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    serve(given[0] if given else str(smollm2()), int(given[1]) if given[1:] else 1, int(given[2]) if given[2:] else 1024)
+    serve(
+        given[0] if given else str(smollm2()), int(given[1]) if given[1:] else 1, int(given[2]) if given[2:] else 1024
+    )

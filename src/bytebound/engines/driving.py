@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bytebound.documents.observation import RequestRun, Run
 from bytebound.engines.exchange import endpoint, open_client, read_key
 from bytebound.engines.load import arrivals, closed_loop, failing, open_loop
-from bytebound.engines.metrics_page import canonical, differences, gauges
+from bytebound.engines.metrics_page import cache_settings, canonical, differences, gauges
 from bytebound.engines.null_server import STREAMS, client_overhead
 from bytebound.engines.server_kind import choose_model, identify
 from bytebound.engines.session import MetricsReader, Session, find_words, gauges_of, record, watching
@@ -89,7 +89,7 @@ async def _measured(session: Session, load: Load, reader: MetricsReader | None, 
     server = session.server
     settings: dict[str, float | str] = {
         "url": session.where.root, "api": session.api, "temperature": 0.0, "prompt_words": float(session.words),
-        **server.settings, **{name: str(value).lower() for name, value in server.extras.items()},
+        **server.settings, **(cache_settings(before) if before else {}), **{name: str(value).lower() for name, value in server.extras.items()},
     }  # fmt: skip
     return Run(
         id=f"server-{when:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", when=when.isoformat(timespec="seconds"),

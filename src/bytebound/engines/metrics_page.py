@@ -42,7 +42,12 @@ _SAMPLE = re.compile(
 )
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _SUFFIX = re.compile(r"_(?:total|sum|count|bucket|created|info)$")
-_OTHERS = ("python_", "process_", "go_", "promhttp_")  # of the language's own client library, not of the engine
+_OTHERS = ("python_", "process_", "go_", "promhttp_", "http_")  # of libraries, not of the engine; our looks count there
+
+_CACHE = {
+    "num_gpu_blocks": "kv_blocks", "block_size": "kv_block_tokens", "kv_cache_size_tokens": "kv_tokens",
+    "kv_cache_memory_bytes": "kv_bytes",
+}  # fmt: skip
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -149,6 +154,19 @@ def differences(before: Page, after: Page) -> tuple[dict[str, float], list[str]]
     return kept, fell
 
 
+def cache_settings(page: Page) -> dict[str, float | str]:
+    """Return how vLLM or SGLang has set up its KV memory, from the labels of ``cache_config_info``; else nothing."""
+    found = next((dict(labels) for name, labels in page.samples if name.endswith(":cache_config_info")), {})
+    numbers = {ours: _number(found.get(theirs, "")) for theirs, ours in _CACHE.items()}
+    dtype = found.get("cache_dtype", "")
+    kept: dict[str, float | str] = {name: number for name, number in numbers.items() if number > 0}
+    return kept | ({"kv_dtype": dtype[:40]} if dtype.isascii() and dtype.isprintable() and dtype else {})
+
+
+def _number(text: str) -> float:
+    return float(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0.0
+
+
 def gauge_names(page: Page) -> tuple[str, ...]:
     """Return the page's own names for requests running, requests waiting and KV memory used."""
     present = {name for name, _ in page.samples}
@@ -156,11 +174,11 @@ def gauge_names(page: Page) -> tuple[str, ...]:
 
 
 def gauges(pages: Sequence[Page], names: Sequence[str]) -> dict[str, float]:
-    """Return ``NAME.max`` and ``NAME.mean`` over readings during a run.
+    """Return ``NAME.max`` and ``NAME.mean`` over readings during a run, and how many there were: ``server.looks``.
 
     Labels (one per engine of a data-parallel server) are added up; shares of memory are averaged over them.
     """
-    seen: dict[str, float] = {}
+    seen: dict[str, float] = {"server.looks": float(len(pages))} if names else {}
     for name in names:
         shares = name in CANONICAL["kv_usage"]
         found = [values for page in pages if (values := page.values(name)) and all(map(math.isfinite, values))]

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 TRIES, NEAR = 3, 0.01
 """Requests that may be spent on finding the prompt's length, and the share of it that is near enough."""
-POLL_S = 0.5
-"""Time between two looks at the metrics page during a run: a look costs the client under 1 ms of work."""
+FIRST_S, POLL_S = 0.1, 0.5
+"""Time to the first look at the metrics page during a run, and between two: a look costs the client under 1 ms of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,8 @@ class MetricsReader:
         return page
 
     async def watch(self, names: Sequence[str]) -> None:
-        """Read the gauges ``names`` until cancelled."""
+        """Read the gauges ``names`` until cancelled; not at once, when nothing runs yet."""
+        await asyncio.sleep(FIRST_S)
         while names:
             page = await self.read(only=names)
             if page is not None:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SLICES, TOKENS_PER_SLICE = 10, 20
-"""The steady window is cut into ten, or into fewer so that each slice holds twenty tokens."""
-
 
 def spread(values: Iterable[float], *, rate: bool = False) -> Spread | None:
     """Return best, median, 10 and 90 % points of ``values``; None where there are none.
@@ -91,22 +88,25 @@ def steady_window(requests: Sequence[RequestRun]) -> tuple[float, float] | None:
 
 
 def steady_tokens_per_s(requests: Sequence[RequestRun]) -> Spread | None:
-    """Return output tokens per second over equal slices of the steady window; None where it holds too few tokens.
+    """Return output tokens per second in the steady window; None where it is shorter than a request.
 
-    An event that carried text stands for the request's output tokens over its events.
+    Each sample is a stretch as long as the median request, begun when a request was sent: slots that march in step
+    prefill together and then decode together, and a shorter stretch would see only one of the two. An event that
+    carried text stands for its share of the request's output tokens.
     """
-    window = steady_window(requests)
+    window, good = steady_window(requests), succeeded(requests)
     if window is None:
         return None
-    good = succeeded(requests)
-    at = np.concatenate([_events_s(run) for run in good])
-    weight = np.concatenate([np.full(len(run.gaps_s) + 1, run.output_tokens / (len(run.gaps_s) + 1)) for run in good])
-    inside = (at >= window[0]) & (at <= window[1])
-    slices = min(SLICES, int(weight[inside].sum() // TOKENS_PER_SLICE))
-    if slices < 1:
+    length = float(np.median([_last(run) - run.sent_s for run in good]))
+    starts = np.array([run.sent_s for run in good if window[0] <= run.sent_s <= window[1] - length])
+    if not starts.size or length <= 0:
         return None
-    tokens, _ = np.histogram(at[inside], bins=slices, range=window, weights=weight[inside])
-    return spread(tokens * slices / (window[1] - window[0]), rate=True)
+    at = np.concatenate([_events_s(run) for run in good])
+    tokens = np.concatenate([np.full(len(run.gaps_s) + 1, run.output_tokens / (len(run.gaps_s) + 1)) for run in good])
+    order = np.argsort(at)
+    until = np.concatenate([[0.0], np.cumsum(tokens[order])])
+    inside = until[np.searchsorted(at[order], starts + length)] - until[np.searchsorted(at[order], starts)]
+    return spread(inside / length, rate=True)
 
 
 def phases(requests: Sequence[RequestRun]) -> tuple[PhaseRun, ...]:
