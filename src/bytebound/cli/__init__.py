@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 from bytebound.cli.fleets import audit
 from bytebound.cli.lookups import devices, engines, formats, models, prices, schema, trends
 from bytebound.cli.measuring import measure
+from bytebound.cli.observing import observe
 from bytebound.cli.output import BUG, FINE, INTERRUPTED, WRONG, say
 from bytebound.cli.serving import Asked, estimate, explain, fit
 from bytebound.errors import ByteboundError
@@ -39,7 +40,21 @@ def examples(verb: Callable[..., int]) -> str:
     return "\n".join(["Examples:", *(f"  {line.strip()}" for line in lines if line.strip())])
 
 
-for command in (audit, estimate, explain, fit, measure, devices, models, prices, trends, formats, engines, schema):
+for command in (
+    audit,
+    observe,
+    estimate,
+    explain,
+    fit,
+    measure,
+    devices,
+    models,
+    prices,
+    trends,
+    formats,
+    engines,
+    schema,
+):
     app.command(command, help_epilogue=examples(command))
 
 

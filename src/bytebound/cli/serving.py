@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from bytebound.cli.output import FINE, NO, Html, Json, Model, On, Quiet, emit, page, writable, write
 
 if TYPE_CHECKING:
+    from bytebound.documents.estimate import Estimate
     from bytebound.documents.work import Serve
 
 
@@ -51,8 +52,36 @@ class Asked:
 DEFAULT = Asked()
 
 
+Calibrate = Annotated[
+    str, Parameter(help="Engine to probe here first (llama.cpp): times are then calibrated, seconds of work.")
+]
+
+
+def _predicted(model: str, on: str, asked: Asked, calibrate: str, *, quiet: bool = False) -> Estimate:
+    """Return the estimate, after probing the engine where that was asked for."""
+    from bytebound.predict import estimate as predict  # noqa: PLC0415
+
+    if not calibrate:
+        return predict(model, on, asked.work())
+    from bytebound.cli.observing import calibration_for  # noqa: PLC0415
+
+    found = calibration_for(
+        model, on, calibrate, weights=asked.weights, kv=asked.kv, attention=asked.attention,
+        depth=max(min(asked.prompt + asked.output, 8192), 512), quiet=quiet,
+    )  # fmt: skip
+    return predict(model, on, replace(asked, engine=found.engine).work(), calibration=found)
+
+
 def estimate(
-    model: Model, /, *, on: On, asked: Asked = DEFAULT, json: Json = False, html: Html = None, quiet: Quiet = False
+    model: Model,
+    /,
+    *,
+    on: On,
+    asked: Asked = DEFAULT,
+    calibrate: Calibrate = "",
+    json: Json = False,
+    html: Html = None,
+    quiet: Quiet = False,
 ) -> int:
     """Say what a model needs on a machine: memory, bytes, time, cost, energy, what binds, and the next wall.
 
@@ -60,11 +89,11 @@ def estimate(
         bytebound estimate llama-3.1-70b --on "4x h100-sxm" --tp 4 --batch 32 --weights fp8
 
         bytebound estimate qwen3-30b-a3b --on "8x h200-sxm" --tp 8 --ep 8 --batch 256 --json
+
+        bytebound estimate model.gguf --on here --calibrate llama.cpp
     """
     writable(html)
-    from bytebound.predict import estimate as predict  # noqa: PLC0415
-
-    found = predict(model, on, asked.work())
+    found = _predicted(model, on, asked, calibrate, quiet=quiet)
     if html is not None:
         from bytebound.report.html import estimate_html  # noqa: PLC0415
 
@@ -79,15 +108,13 @@ def estimate(
     return FINE
 
 
-def explain(model: Model, /, *, on: On, asked: Asked = DEFAULT, json: Json = False) -> int:
+def explain(model: Model, /, *, on: On, asked: Asked = DEFAULT, calibrate: Calibrate = "", json: Json = False) -> int:
     """Show an estimate operator by operator, with the source of every number.
 
     Example:
         bytebound explain llama-3.1-8b --on h100-sxm --batch 32
     """
-    from bytebound.predict import estimate as predict  # noqa: PLC0415
-
-    found = predict(model, on, asked.work())
+    found = _predicted(model, on, asked, calibrate)
 
     def text() -> str:
         from bytebound.report.terminal_estimate import explain_text  # noqa: PLC0415

@@ -24,7 +24,7 @@ from bytebound.documents.calibration import AttentionCost, Calibration, FormatCo
 from bytebound.engines.eviction import Evictor
 from bytebound.engines.llamacpp import KV_TYPES, Session, load_llamacpp, open_session
 from bytebound.engines.random_gguf import write_random_gguf
-from bytebound.errors import UnknownNameError
+from bytebound.errors import UnfinishedError, UnknownNameError
 from bytebound.ledger.table import compile_table
 from bytebound.measure.sampling import Sample, sample
 from bytebound.models import read_model
@@ -51,6 +51,8 @@ DEPTHS = (0, 128, 320, 768, 2048)
 TOKENS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 EMPTY_LAYERS = 8
 PAIRS = (256, 1536)
+MOST_DISTURBED, MOST_SPREAD = 0.5, 0.5
+"""Beyond these a calibration says more of the noise than of the engine."""
 LONGEST_PASS_S = 0.8
 """Passes of more tokens are not tried once one would take longer; products of many tokens are compute-bound."""
 
@@ -95,7 +97,7 @@ def calibrate(
 
     Raises:
         UnknownNameError: another engine, format or KV dtype. RequestError: not a decoder.
-        DocumentError: llama.cpp or the gguf package is not installed.
+        DocumentError: llama.cpp or the gguf package is not installed. UnfinishedError: too noisy to conclude.
     """
     for kind, given, known in (("engine to calibrate", engine, ENGINES), ("KV dtype", kv, KV_TYPES)):
         if given not in known:
@@ -265,7 +267,14 @@ def conclude(
     each = [max(t[f"attention.{d}"] - zero, 0.0) / (shape.layers * target.heads) for d in at]
     every = [s for found in samples.values() for s in found]
     spreads: dict[str, Spread] = {name: spread_of([s.seconds for s in found]) for name, found in samples.items()}
-    wide = max((s.p90 - s.p10) / 2 / s.median for name, s in spreads.items() if not name.startswith("empty"))
+    wide = np.median([(s.p90 - s.p10) / 2 / s.median for name, s in spreads.items() if not name.startswith("empty")])
+    disturbed = sum(s.disturbed for s in every) / len(every)
+    if disturbed > MOST_DISTURBED or wide > MOST_SPREAD:
+        raise UnfinishedError(
+            f"too noisy to conclude: probes spread by ±{wide:.0%} and other work ran during {disturbed:.0%} of them",
+            place="calibration",
+            mend="stop what else is running and calibrate again",
+        )
     return Calibration(
         id=uuid.uuid4().hex[:12], when=datetime.now(UTC).isoformat(timespec="seconds"), engine=engine,
         engine_version=version, machine=machine, threads=threads, formats=tuple(formats),
@@ -274,7 +283,7 @@ def conclude(
             tuple(float(x) for x in np.maximum.accumulate(each)), s_per_pair,
         ),
         s_per_step=per_step, s_per_layer=per_layer, memory_bytes_per_s=read, spread=float(wide),
-        samples=len(every), disturbed=sum(s.disturbed for s in every) / len(every),
+        samples=len(every), disturbed=disturbed,
         seconds=time.perf_counter() - started,
         shape={"layers": target.layers, "width": target.width, "head_rows": target.head_rows,
                "weight_bytes": target.weight_bytes},

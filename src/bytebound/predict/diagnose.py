@@ -19,6 +19,8 @@ NEAR, FAR = 1.25, 1.6
 """A step within 1.25 of its longest ideal time is bound by that resource; beyond 1.6 it is bound by overhead, latency or
 scheduling, whatever its bandwidth use. Source: roofline position with both utilisations (Williams et al. 2009; OLCF user
 guide's 60 % practice rule: 1 / 0.6 = 1.67)."""
+SAME = 0.97
+"""A step this close under an ideal time is at it: ceilings are measured to a few per cent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +75,44 @@ def diagnose(
     weight, kv, activation = (float(ledger.total(name)[0]) for name in ("weight_bytes", "kv_bytes", "activation_bytes"))
     memory = (weight + kv + activation) / float(c.memory_bytes_per_s)
     network = sum(float(o.seconds) for o in operator_times(prediction, phase, c) if str(o.bound).endswith("-link"))
+    verdict, residual, why = judge(step_s, compute_s=compute, memory_s=memory, network_s=network, kv_heavy=kv > weight)
+    mbu, mfu = (weight + kv) / step_s / float(c.memory_bytes_per_s), compute / step_s
+    return Diagnosis(verdict, residual, mbu, mfu, compute, memory, network, f"{why}; MBU {mbu:.0%}, MFU {mfu:.1%}")
+
+
+def judge(
+    step_s: float, *, compute_s: float, memory_s: float, network_s: float = 0.0, kv_heavy: bool = False
+) -> tuple[str, float, str]:
+    """Return the verdict on a step from the least times of its parts, the residual, and why.
+
+    Args:
+        step_s: measured time of the step [s].
+        compute_s: its FLOPs at the peak rate [s].
+        memory_s: its bytes at full bandwidth [s].
+        network_s: its traffic at the link's rate [s].
+        kv_heavy: the KV cache is the larger part of the bytes.
+    """
     ideals = {
-        "compute": compute,
-        "kv-bandwidth" if kv > weight else "weight-bandwidth": memory,
-        "scale-up-link": network,
+        "compute": compute_s,
+        "kv-bandwidth" if kv_heavy else "weight-bandwidth": memory_s,
+        "scale-up-link": network_s,
     }
     longest = max(ideals, key=lambda name: ideals[name])
     residual = step_s / ideals[longest]
-    mbu, mfu = (weight + kv) / step_s / float(c.memory_bytes_per_s), compute / step_s
+    if residual < SAME:
+        return (
+            "cache" if longest.endswith("bandwidth") else longest,
+            residual,
+            f"the step is faster than its ideal {longest} time: part of its bytes never left the caches"
+            if longest.endswith("bandwidth")
+            else f"the step is faster than its ideal {longest} time: the ceiling was measured in a slower moment",
+        )
     if residual <= NEAR:
-        verdict, why = longest, f"the step is within {residual:.2f}× of its ideal {longest} time"
-    elif residual > FAR:
-        verdict, why = (
+        return longest, residual, f"the step is within {residual:.2f}× of its ideal {longest} time"
+    if residual > FAR:
+        return (
             "overhead",
+            residual,
             f"the step takes {residual:.2f}× its longest ideal time: launches, host, scheduling or latency, not {longest}",
         )
-    else:
-        verdict, why = f"mixed ({longest}, overhead)", f"the step takes {residual:.2f}× its ideal {longest} time"
-    return Diagnosis(verdict, residual, mbu, mfu, compute, memory, network, f"{why}; MBU {mbu:.0%}, MFU {mfu:.1%}")
+    return f"mixed ({longest}, overhead)", residual, f"the step takes {residual:.2f}× its ideal {longest} time"
