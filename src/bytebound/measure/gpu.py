@@ -170,7 +170,7 @@ def _cuda_device(torch: Any, index: int) -> Accelerator:
         kind="rocm" if hip else "cuda",
         index=index,
         name=says.name,
-        memory_bytes=float(torch.cuda.mem_get_info(index)[1]),
+        memory_bytes=float(says.total_memory),
         cache_bytes=float(getattr(says, "L2_cache_size", 0)),
         cores=says.multi_processor_count,
         architecture=says.gcnArchName.split(":")[0] if hip else f"sm_{says.major}{says.minor}",

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from bytebound.measure.gpu import Accelerator
     from bytebound.measure.gpu_time import Effort, Outcome
 
-NOT_CACHED = 4.0
-"""An array at least this many times the last-level cache is read from memory."""
+NOT_CACHED = 16.0
+"""An array at least this many times the last-level cache is read from memory, but for a few per cent: caches of GPUs keep
+some of an array that is streamed again and again, so four times, as on processors, is not enough."""
 PASS_BYTES = 256 * MiB
 """A Triton kernel reads a small array again and again within one launch, until about this much was read."""
 
@@ -114,15 +115,16 @@ def _triton_works(accelerator: Accelerator, first: Any, second: Any, third: Any)
 
 
 def memory_bandwidth(accelerator: Accelerator, readings: Sequence[Reading]) -> Reading | None:
-    """Return the best read of an array too large for the cache (of the largest array where the cache is unknown)."""
+    """Return the best read of an array too large for any cache: of the larger half of the ladder, 16 times what is known.
+
+    The second rule alone would trust a driver that reports a small cache under a large one (AMD's behind its L2).
+    """
     reads = [item for item in readings if item.name == "memory.read"]
     if not reads:
         return None
     largest = max(float(item.where["bytes"]) for item in reads)
-    least = NOT_CACHED * accelerator.cache_bytes if accelerator.cache_bytes else largest
-    return max(
-        (item for item in reads if float(item.where["bytes"]) >= min(least, largest)), key=lambda item: item.best
-    )
+    least = min(max(NOT_CACHED * accelerator.cache_bytes, largest / 2), largest)
+    return max((item for item in reads if float(item.where["bytes"]) >= least), key=lambda item: item.best)
 
 
 def cache_of(accelerator: Accelerator, readings: Sequence[Reading]) -> Outcome:

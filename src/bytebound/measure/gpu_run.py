@@ -123,7 +123,8 @@ def driver_says(accelerator: Accelerator) -> Iterator[Outcome]:
         return
     import torch  # noqa: PLC0415 - optional
 
-    card = f"GPU-{getattr(torch.cuda.get_device_properties(accelerator.index), 'uuid', '')}"
+    says = torch.cuda.get_device_properties(accelerator.index)
+    card = f"GPU-{str(getattr(says, 'uuid', '')).removeprefix('GPU-')}"
     rows = ask_nvidia("power.limit", "clocks.max.sm", "utilization.gpu", card=card.removesuffix("GPU-"))
     if len(rows) != 1:
         yield Missing(probe="power.limit", why=f"nvidia-smi says nothing of {accelerator.name}")
@@ -176,8 +177,12 @@ def datasheet(name: str) -> Sheet | None:
 def against_datasheet(accelerator: Accelerator, item: Reading) -> Reading:
     """Return the reading, with a note if it is over 5 % above the ceiling the datasheet gives: physics forbids that."""
     sheet = datasheet(accelerator.name)
-    ceiling = sheet.figures.get(_ceiling_of(accelerator, item)) if sheet else None
-    if sheet is None or ceiling is None or item.best <= OVER_DATASHEET * ceiling.value:
+    if sheet is None:
+        return item
+    told = sheet.figures.get("cache_bytes")
+    cache = max(accelerator.cache_bytes, told.value if told else 0.0)
+    ceiling = sheet.figures.get(_ceiling_of(item, cache))
+    if ceiling is None or item.best <= OVER_DATASHEET * ceiling.value:
         return item
     over = (
         f"FLAG: {item.best / ceiling.value:.2f} times the datasheet's {ceiling.value:.4g} {ceiling.unit} of {sheet.id}"
@@ -185,11 +190,11 @@ def against_datasheet(accelerator: Accelerator, item: Reading) -> Reading:
     return item.model_copy(update={"note": f"{over}; {item.note}"[:2000]})
 
 
-def _ceiling_of(accelerator: Accelerator, item: Reading) -> str:
-    """Name the datasheet figure that bounds a reading, or return an empty string."""
+def _ceiling_of(item: Reading, cache_bytes: float) -> str:
+    """Name the datasheet figure that bounds a reading, or return an empty string: arrays the cache helps are not bounded."""
     moved = float(item.where.get("bytes", 0.0))
     if item.name.startswith(("memory.", "attention.decode", "dequant.")) and item.unit == "B/s":
-        small = "bytes" in item.where and moved < NOT_CACHED * accelerator.cache_bytes
+        small = "bytes" in item.where and moved < NOT_CACHED * cache_bytes
         return "" if small else "memory_bytes_per_s"
     if item.name in ("link.host-to-device", "link.device-to-host"):
         return "host_bytes_per_s"

@@ -185,10 +185,7 @@ def captured(accelerator: Accelerator, work: Callable[[], object]) -> Callable[[
 
 
 def keep_best(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Yield, of readings with the same name and place, the best, whose note says what else was tried.
-
-    A probe that failed is left out where another of the same name succeeded at some place.
-    """
+    """Yield, of readings with the same name and place, the best, whose note says what else was tried; then failures."""
     groups: dict[tuple[object, ...], list[Reading]] = {}
     lost: list[Missing] = []
     for outcome in outcomes:
@@ -201,5 +198,5 @@ def keep_best(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
         others = "; ".join(f"{item.how}: {item.best:.4g} {item.unit}" for item in ranked[1:])
         notes = [text for text in (ranked[0].note, f"also tried {others}" if others else "") if text]
         yield ranked[0].model_copy(update={"note": "; ".join(notes)[:2000]})
-    done = {name for name, *_ in groups}
-    yield from (item for item in lost if item.probe not in done)
+    seen = {(item.probe, item.why): item for item in lost}  # the same failure at every size is said once
+    yield from seen.values()
