@@ -111,7 +111,9 @@ def _title(document: Any, kind: str) -> str:
         return f"{document.name}: {show_rate(document.memory_bytes_per_s.value, 'B/s')}, {', '.join(state)}"
     run = getattr(document, "run", document)
     words = [getattr(document, "model", ""), getattr(run, "engine", ""), getattr(run, "engine_version", "")]
-    return " ".join(str(word) for word in words if word) or kind
+    formats = dict.fromkeys(str(cost.weights) for cost in getattr(document, "formats", ()))
+    title = " ".join(str(word) for word in words if word) or kind
+    return f"{title}: {', '.join(formats)}" if formats else title
 
 
 def _line(text: object, length: int) -> str:

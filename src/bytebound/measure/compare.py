@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bytebound.documents.comparison import Change, Comparison, Side
 from bytebound.documents.observation import Spread
 from bytebound.errors import DocumentError
 from bytebound.history.describe import host_of
-from bytebound.measure.noise import difference
+from bytebound.measure.noise import difference, relative_error
 from bytebound.measure.pairs import by_place, headlines
 from bytebound.units import show_capacity, show_rate, show_time
 
@@ -35,6 +35,17 @@ CANARY, READ = "canary.fma", "memory.read"
 MANY, NAMED = 20, 3  # readings from which chance is mentioned; changes named in the sentence
 
 
+class State(NamedTuple):
+    """How much faster the processor itself ran afterwards (log), and the error of that; zeros where it is unknown."""
+
+    gain: float
+    error: float
+
+    def scaled(self, share: float) -> State:
+        """Return what a reading that follows the processor by ``share`` shows of it."""
+        return State(self.gain * share, self.error * share)
+
+
 def compare(before: Device, after: Device) -> Comparison:
     """Return what differs between two measured devices, and which differences are more than noise.
 
@@ -55,7 +66,7 @@ def compare(before: Device, after: Device) -> Comparison:
         sentence=_sentence(told, changes), changes=changes,
         only_before=tuple(_label(old[place]) for place in old if place not in new),
         only_after=tuple(_label(new[place]) for place in new if place not in old),
-        notes=tuple(_notes(sides, same=same, state=_state(old, new), changes=changes)),
+        notes=tuple(_notes(sides, same=same, state=_state(old, new).gain, changes=changes)),
     )  # fmt: skip
 
 
@@ -118,16 +129,16 @@ def _changes(
         if place in new:
             more = math.hypot(unstable if place.of_memory else 0.0, scatter)
             change = _change(
-                old[place], new[place], more=more, state=state * (DRAM_BY_CANARY if place.of_memory else 1)
+                old[place], new[place], more=more, state=state.scaled(DRAM_BY_CANARY if place.of_memory else 1)
             )
             found += [] if change is None else [(place, replace(change, headline=place in heads))]
     return found
 
 
-def _change(before: Reading, after: Reading, *, more: float, state: float) -> Change | None:
+def _change(before: Reading, after: Reading, *, more: float, state: State) -> Change | None:
     """Return one reading's change; None where a figure is zero.
 
-    ``more`` is relative error to add; ``state`` the log of what the processor's own change explains.
+    ``more`` is relative error to add, ``state`` what the processor's own change explains.
     """
     found = difference(before, after, more=more)
     if found is None:
@@ -138,8 +149,9 @@ def _change(before: Reading, after: Reading, *, more: float, state: float) -> Ch
     if verdict != "noise" and slower.disturbed > DISTURBED * slower.samples:
         verdict = "noise"
         why = f"others used the processor during {slower.disturbed} of the {slower.samples} slower samples"
-    elif verdict != "noise" and state * found.gain > 0 and not _apart(after):
-        confidence = replace(found, gain=max(abs(found.gain) - abs(state), 0.0)).confidence
+    elif verdict != "noise" and state.gain * found.gain > 0 and not _apart(after):
+        left = max(abs(found.gain) - abs(state.gain), 0.0)
+        confidence = replace(found, gain=left, error=math.hypot(found.error, state.error)).confidence
         if confidence < LIKELY:
             verdict, why = "noise", "no more than the processor itself changed (canary.fma)"
     return Change(
@@ -193,14 +205,16 @@ def _notes(sides: tuple[Side, Side], *, same: bool, state: float, changes: Seque
         yield f"{odd} of {len(changes)} readings differ; up to one in {1 / (1 - LIKELY):.0f} does so by chance"
 
 
-def _state(old: Mapping[Place, Reading], new: Mapping[Place, Reading]) -> float:
-    """Return the log of how much faster the processor itself ran, by the compute canary; 0 where it is unknown.
+def _state(old: Mapping[Place, Reading], new: Mapping[Place, Reading]) -> State:
+    """Return how much faster the processor itself ran, by the compute canary.
 
     Medians, because the canary has two states and a best shows only the faster.
     """
-    before = [reading.median for place, reading in old.items() if place.name == CANARY and reading.median > 0]
-    after = [reading.median for place, reading in new.items() if place.name == CANARY and reading.median > 0]
-    return math.log(statistics.median(after) / statistics.median(before)) if before and after else 0.0
+    for place in old:
+        if place.name == CANARY and place in new and min(old[place].median, new[place].median) > 0:
+            error = math.hypot(relative_error(old[place], "median"), relative_error(new[place], "median"))
+            return State(math.log(new[place].median / old[place].median), error)
+    return State(0.0, 0.0)
 
 
 def _scatter(bests: Sequence[float]) -> float:

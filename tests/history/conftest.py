@@ -1,0 +1,88 @@
+"""A database to keep results in: an SQLite file, and a database of a PostgreSQL server started for these tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+
+PASSWORD = "sesam/öffne dich"
+
+
+def binaries() -> Path | None:
+    """Return the folder of the newest PostgreSQL server, which Debian keeps off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Start a private PostgreSQL on a socket in a folder of its own; yield that folder."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL server is installed")
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    # The server refuses to run as root, and a socket's path must be short.
+    owner = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    home = Path(tempfile.mkdtemp(prefix="pg"))
+    if owner:
+        try:
+            shutil.chown(home, "postgres", "postgres")
+        except LookupError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+
+    def run(*words: str) -> None:
+        subprocess.run(  # noqa: S603 - the server's own programs
+            [folder / words[0], *words[1:]], check=True, cwd=home, stdout=subprocess.DEVNULL, timeout=60, **owner
+        )
+
+    secret, data = home / "password", home / "data"
+    secret.write_text(PASSWORD, encoding="utf-8")
+    secret.chmod(0o644)
+    run(
+        "initdb",
+        "-D",
+        str(data),
+        "-U",
+        "keeper",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={secret}",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    )
+    options = f"-k {home} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
+    run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-o", options, "-w", "start")
+    yield home
+    run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def new_database(server: Path) -> str:
+    """Make an empty database on the server and return its URL."""
+    from sqlalchemy import URL, create_engine, text
+
+    def url(name: str) -> URL:
+        return URL.create("postgresql", "keeper", PASSWORD, database=name, query={"host": str(server)})
+
+    name = f"t{uuid.uuid4().hex}"
+    engine = create_engine(url("postgres").set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url(name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'kept.sqlite'}"
+    return new_database(request.getfixturevalue("server"))
