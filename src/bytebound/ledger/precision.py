@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.facts.formats import bits_of, find_format
+from bytebound.facts.formats import bits_of, find_format, main_format
 from bytebound.ledger.ledger import MATH
-from bytebound.ledger.table import matrix_bits
+from bytebound.ledger.table import MAIN, SEQUENCE, matrix_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bytebound.documents.values import Text
-    from bytebound.ledger.table import Products, Streams
+    from bytebound.ledger.table import OpTable, Products, Streams
 
     Array = NDArray[Any]
 
@@ -57,6 +57,27 @@ def row_formats(products: Products, weights: str) -> tuple[str, ...]:
         chosen.name if everywhere or role in QUANTIZED_ROLES else stored
         for role, stored in zip(products.roles, products.stored, strict=True)
     )
+
+
+def streamed(table: OpTable, weights: str) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return what one token reads of the weights: (``body`` or ``head``, main format) -> (bytes, elements).
+
+    Embeddings are looked up and other towers' weights are not read while decoding. A router stays in 16 bits, is small,
+    and counts with the format of the layers it belongs to.
+    """
+    p = table.products
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    formats = row_formats(p, weights)
+    decoding = [i for i, role in enumerate(p.roles) if role != "embedding" and p.stream[i] in {MAIN, SEQUENCE}]
+    bodies = [main_format(formats[i]) for i in decoding if p.roles[i] not in {"head", "router"}]
+    for i in decoding:
+        part = "head" if p.roles[i] == "head" else "body"
+        name = bodies[0] if p.roles[i] == "router" and bodies else main_format(formats[i])
+        elements = float(p.elements[i] * p.active[i] * p.repeat[i])
+        size = elements * matrix_bits(formats[i], p.inputs[i]) / 8
+        before = found.get((part, name), (0.0, 0.0))
+        found[part, name] = (before[0] + size, before[1] + elements)
+    return found
 
 
 def table_bits(streams: Streams, weights: Text) -> Array:

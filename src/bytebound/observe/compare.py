@@ -18,6 +18,7 @@ from bytebound.predict.calibrated import calibrated
 from bytebound.predict.diagnose import judge
 from bytebound.predict.estimate import Setting, settle
 from bytebound.predict.roofline import ACTIVATION, COMPUTE, KV, OVERHEAD, WEIGHT
+from bytebound.predict.scaled import scaled
 
 if TYPE_CHECKING:
     from bytebound.documents.architecture import Architecture
@@ -76,6 +77,8 @@ def observe(
         setting = settle(model, machine, work.engine)
         if calibration is not None:
             setting = calibrated(setting, calibration, str(work.weights))
+        else:
+            setting = scaled(setting, str(work.weights), work.attention)
         phases = [_phase(phase, setting, work, datasheet) for phase in run.phases]
     if datasheet is None:
         missing["mbu_datasheet"] = f"no datasheet is known for {device.name}; name a device of ours with --datasheet"

@@ -9,9 +9,7 @@ import numpy as np
 
 from bytebound.engines.random_gguf import BLOCKS, Shape
 from bytebound.errors import RequestError, UnknownNameError
-from bytebound.facts.formats import main_format
-from bytebound.ledger.precision import row_formats
-from bytebound.ledger.table import matrix_bits
+from bytebound.ledger.precision import streamed
 
 if TYPE_CHECKING:
     from bytebound.ledger.table import OpTable
@@ -55,43 +53,33 @@ def target_of(table: OpTable, weights: str) -> Target:
             "only decoders with attention and an output matrix can be calibrated", place="--calibrate",
             mend="leave --calibrate out",
         )  # fmt: skip
-    formats = row_formats(p, weights)
-    body: dict[str, float] = {}
-    elements = head_bytes = 0.0
+    read = streamed(table, weights)
     head = p.roles.index("head")
-    for i, name in enumerate(formats):
-        read = float(p.elements[i] * p.active[i] * p.repeat[i])
-        size = read * matrix_bits(name, p.inputs[i]) / 8
-        if p.roles[i] == "head":
-            head_bytes += size
-        elif p.roles[i] != "embedding" and p.stream[i] == 0:
-            key = writable(name) if p.roles[i] != "router" else ""
-            body[key] = body.get(key, 0.0) + size
-            elements += read
-    body.pop("", None)
+    head_format = next(name for part, name in read if part == "head")
+    body = {writable(name): size for (part, name), (size, _) in read.items() if part == "body"}
+    elements = sum(count for (part, _), (_, count) in read.items() if part == "body")
     weight = s.repeat / s.repeat.sum()
     latent = bool(np.any(s.kv_heads == 0))
     return Target(
         layers=int(table.layers), width=int(p.inputs[head]), heads=int(s.heads[0]),
         kv_heads=1 if latent else int(s.kv_heads[0]), head_dim=int((s.qk_dim * weight).sum()),
-        body_bytes=body, body_elements=elements, head_bytes=head_bytes, head_rows=int(p.outputs[head]),
-        head_weights=writable(formats[head]), kv_bytes_per_token=float((s.own * s.repeat).sum()) * 2,
+        body_bytes=body, body_elements=elements, head_bytes=read["head", head_format][0],
+        head_rows=int(p.outputs[head]), head_weights=writable(head_format), kv_bytes_per_token=float((s.own * s.repeat).sum()) * 2,
     )  # fmt: skip
 
 
 def writable(name: str) -> str:
-    """Return the block format of our weight format ``name``; of a mix, that of most of its layers.
+    """Return ``name`` where it is a block format that we can write and llama.cpp runs.
 
     Raises:
-        UnknownNameError: llama.cpp has no such format, or we cannot write it.
+        UnknownNameError: it is not.
     """
-    ours = main_format(name)
-    if ours not in BLOCKS:
+    if name not in BLOCKS:
         raise UnknownNameError(
             "llama.cpp weight format", name, BLOCKS, place="--weights",
             mend="give --weights q4_0, q8_0, fp16 … as the GGUF you would run",
         )  # fmt: skip
-    return ours
+    return name
 
 
 def body_shape(target: Target, weights: str) -> Shape:

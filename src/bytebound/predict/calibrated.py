@@ -9,9 +9,7 @@ import numpy as np
 
 from bytebound.documents.values import Provenance
 from bytebound.errors import RequestError, UnknownNameError
-from bytebound.facts.formats import main_format
-from bytebound.ledger.precision import row_formats
-from bytebound.ledger.table import matrix_bits
+from bytebound.ledger.precision import streamed
 from bytebound.predict.ceilings import Evidence
 from bytebound.predict.roofline import Costs, Points
 
@@ -67,35 +65,22 @@ def calibrated(setting: Setting, calibration: Calibration, weights: str) -> Sett
 
 def _costs(calibration: Calibration, table: OpTable, weights: str) -> Costs:
     """Return the curves of the model's own mix of formats: seconds per byte, weighted by the bytes in each."""
-    products = table.products
-    formats = row_formats(products, weights)
-    sizes: dict[str, float] = {}
-    elements = 0.0
-    for i, name in enumerate(formats):
-        if products.roles[i] in {"head", "embedding", "router"} or products.stream[i] != 0:
-            continue
-        read = float(products.elements[i] * products.active[i] * products.repeat[i])
-        sizes[name] = sizes.get(name, 0.0) + read * matrix_bits(name, products.inputs[i]) / 8
-        elements += read
-    total = sum(sizes.values())
-    body = _mixed({_cost(calibration, "body", name): size / total for name, size in sizes.items()}, elements / total)
-    head = products.roles.index("head") if "head" in products.roles else None
+    read = streamed(table, weights)
+    body = _mixed({_cost(calibration, part, name): found for (part, name), found in read.items() if part == "body"})
     tail = body
-    if head is not None:
-        found = _cost(calibration, "head", formats[head])
-        tail = _mixed({found: 1.0}, 8 / matrix_bits(formats[head], products.inputs[head]))
-        if len(found.tokens) == 1:  # the head was timed for one token; more of them cost what they cost in the body
-            tail = Points(body.at, body.value * found.s_per_byte[0] / body.value[0])
+    for (part, name), found in read.items():
+        if part == "head":
+            cost = _cost(calibration, part, name)
+            tail = _mixed({cost: found})
+            if len(cost.tokens) == 1:  # timed for one token; more of them cost what they cost in the body
+                tail = Points(body.at, body.value * cost.s_per_byte[0] / body.value[0])
     attention = calibration.attention
     return Costs(body, tail, Points(np.array(attention.depth), np.array(attention.s_per_query)), attention.s_per_pair)
 
 
 def _cost(calibration: Calibration, part: str, name: str) -> FormatCost:
-    wanted = main_format(name)
-    by_name = {cost.weights: cost for cost in calibration.formats if cost.part == part} or {
-        cost.weights: cost for cost in calibration.formats
-    }
-    found = by_name.get(wanted) or next((c for c in calibration.formats if c.weights == wanted), None)
+    same = [cost for cost in calibration.formats if cost.weights == name]
+    found = next((cost for cost in same if cost.part == part), None) or next(iter(same), None)
     if found is None:
         raise UnknownNameError(
             f"format in this calibration ({part})", name, [cost.weights for cost in calibration.formats],
@@ -104,14 +89,15 @@ def _cost(calibration: Calibration, part: str, name: str) -> FormatCost:
     return found
 
 
-def _mixed(shares: dict[FormatCost, float], elements_per_byte: float) -> Points:
-    """Return seconds per byte by FLOP per byte (2 × tokens × elements per byte), mixed by shares of the bytes."""
-    tokens = np.unique(np.concatenate([np.array(cost.tokens, dtype=float) for cost in shares]))
+def _mixed(read: dict[FormatCost, tuple[float, float]]) -> Points:
+    """Return seconds per byte by FLOP per byte (2 × tokens × elements per byte), mixed by the bytes of each format."""
+    tokens = np.unique(np.concatenate([np.array(cost.tokens, dtype=float) for cost in read]))
+    size, elements = (sum(found[i] for found in read.values()) for i in range(2))
     value = sum(
-        share * Points(np.array(cost.tokens, dtype=float), np.array(cost.s_per_byte)).along(tokens)
-        for cost, share in shares.items()
+        found[0] / size * Points(np.array(cost.tokens, dtype=float), np.array(cost.s_per_byte)).along(tokens)
+        for cost, found in read.items()
     )
-    return Points(2 * tokens * elements_per_byte, np.asarray(value))
+    return Points(2 * tokens * elements / size, np.asarray(value))
 
 
 def _evidence(setting: Setting, calibration: Calibration, s_per_pair: float) -> Evidence:

@@ -25,6 +25,7 @@ from bytebound.predict.ceilings import Evidence, ceilings_of, evidence_of
 from bytebound.predict.energy import energy_j
 from bytebound.predict.prediction import CAPACITY, Overheads
 from bytebound.predict.roofline import TIME_RESOURCES, row_bounds
+from bytebound.predict.scaled import scaled
 from bytebound.units import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def estimate(
     setting = settle(model, machine, work.engine)
     if calibration is not None:
         setting = calibrated(setting, calibration, str(work.weights))
+    elif isinstance(work.weights, str):
+        setting = scaled(setting, work.weights, work.attention)
     return estimate_on(setting, work)
 
 

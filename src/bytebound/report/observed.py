@@ -31,6 +31,7 @@ VERDICTS = {
     "scale-out-link": "waits for the network",
     "host-link": "waits for the link to the host",
     "capacity": "does not fit in memory",
+    "cache": "is served partly by the caches",
 }
 
 
@@ -117,8 +118,8 @@ def forecast(phase: ObservedPhase) -> str:
 
 
 def phase_name(phase: ObservedPhase) -> str:
-    """Return a phase with its batch and depth."""
-    return f"{clean(phase.name)}, batch {plain_number(phase.batch)} at {plain_number(phase.context)}"
+    """Return a phase with its batch and context."""
+    return f"{clean(phase.name)}, batch {value_words(phase.batch)}, context {value_words(phase.context)}"
 
 
 def spread_words(spread: Spread | None, show: Callable[[float], str] = show_time) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from bytebound.report.observed import grade_words
 from bytebound.report.page import draw, grid, heading, indented, labelled
 from bytebound.report.words import clean, first, first_text, interval, percent, ridge, tokens_rate, usd
 from bytebound.units import show_bytes, show_capacity, show_rate, show_time, significant
@@ -143,6 +144,7 @@ def _answers(estimate: Estimate) -> list[RenderableType]:
     lines = [
         ("verdict", first_text(estimate.verdict) + after),
         *rates,
+        ("grade", grade_words(estimate.grade)),
         ("decode", phase_line(estimate.decode)),
         ("prefill", phase_line(estimate.prefill)),
         ("+1 % of", _elasticity(estimate)),
