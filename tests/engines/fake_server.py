@@ -52,7 +52,7 @@ class Fake:
 
     complete: Callable[[Callable[[bytes], None], dict, int], None]
     owner: str = "vllm"
-    pages: dict[str, bytes] = field(default_factory=dict)
+    pages: dict[str, bytes | Callable[[], bytes]] = field(default_factory=dict)
     asked: list[dict] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
@@ -73,7 +73,8 @@ class Fake:
             if method == "GET":
                 models = {"data": [{"id": "tiny", "object": "model", "owned_by": self.owner}]}
                 known = {"/v1/models": plain("200 OK", json.dumps(models).encode())} | self.pages
-                connection.sendall(known.get(path, plain("404 Not Found", b"{}")))
+                page = known.get(path, plain("404 Not Found", b"{}"))
+                connection.sendall(page() if callable(page) else page)
                 return
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             request = json.loads(stream.read(length))

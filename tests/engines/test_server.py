@@ -120,17 +120,9 @@ def test_an_open_loop_does_not_forgive_a_slow_server():
 
 
 def test_metrics_are_read_before_after_and_during():
-    fake = Fake(good(0.02))
     counts = iter(range(100, 100_000, 100))
-
-    class Pages(dict):
-        def __or__(self, other):  # the page is made afresh for each request
-            return {**self, **other}
-
-        def __ror__(self, other):
-            return {**other, "/metrics": plain("200 OK", PAGE % next(counts), "text/plain; version=0.0.4")}
-
-    fake.pages = Pages()
+    page = lambda: plain("200 OK", PAGE % next(counts), "text/plain; version=0.0.4")  # noqa: E731 - made afresh each time
+    fake = Fake(good(0.15), pages={"/metrics": page})
     with serving(fake) as url:
         run = drive_server(url, **SMALL)
 
@@ -138,6 +130,7 @@ def test_metrics_are_read_before_after_and_during():
     assert run.metrics["server.output_tokens"] == run.metrics["vllm:generation_tokens_total"]
     assert run.metrics["vllm:num_requests_running.max"] == 3
     assert run.metrics["server.kv_usage.mean"] == 0.25
+    assert run.metrics["server.looks"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from fake_server import SMALL, SSE, Fake, data, drive, good, misbehaving, plain, serving, token, usage
@@ -98,6 +101,37 @@ def test_a_server_that_dies_midway_stops_the_run_early():
     assert sum(not request.error for request in run.requests) == 2
     assert len(run.requests) == 5
     assert "stopped after 3 failures in a row, with 5 of 50 requests sent" in run.errors[-1]
+
+
+DYING = """
+import os, sys
+sys.path.insert(0, {folder!r})
+from fake_server import SSE, Fake, good, serving, token
+
+def complete(send, request, number):
+    if number == 4:
+        send(SSE + token() * 2)
+        os._exit(9)
+    good()(send, request, number)
+
+with serving(Fake(complete)) as url:
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_that_is_killed_midway():
+    """A real process that exits in the middle of its third measured answer: the first two are kept."""
+    code = DYING.format(folder=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603
+        run = drive_server(child.stdout.readline().strip(), **(SMALL | {"requests": 20}))
+
+    assert sum(not request.error for request in run.requests) == 2
+    assert "after 2 token events" in run.requests[2].error
+    assert "cannot be reached" in run.requests[3].error
+    assert "stopped after 3 failures in a row, with 5 of 20 requests sent" in run.errors[-1]
+    assert any(note.startswith("no metrics page") for note in run.notes)
 
 
 def test_a_connection_closed_before_the_request_was_seen_is_tried_once_more():
