@@ -11,26 +11,24 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bytebound.documents.measurement import CacheLevel, Reading
 from bytebound.measure.crew import Crew, numa_nodes
 from bytebound.measure.kernels import ARRAYS, CHAIN_LOOP, FMA_LOOP, GRAIN, lanes, vector_bytes, ways
 from bytebound.measure.sampling import Probe, Sample, interleave, reading
-from bytebound.units import show_capacity, show_rate
+from bytebound.units import show_capacity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from bytebound.documents.measurement import Reading
 
 FIRST_BYTES, LEAST_DRAM_BYTES, LINE_BYTES = 16 * 2**10, 512 * 2**20, 64
 """Where each thread's ladder starts, the size taken for DRAM at the least, and the line that latency goes by."""
 SAFE_CACHES, WANTED_CACHES = 4, 8
 """A DRAM array must be so many times the reported last cache to be trusted, and is so many times where memory allows."""
-UNSTABLE = 0.05
-"""Share by which DRAM bandwidth may differ between the start and the end of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,8 @@ def climb(
         usable_bytes: see ``sizes``.
         quick: few sizes, all threads only.
         budget_s: seconds it should take; about 6 (quick) or 110 when None.
-        beside: canaries that take a turn in every round; their samples go to ``on_sample`` only.
+        beside: canaries that take a turn in every round, those with ``bytes`` in their ``where`` at the DRAM size only;
+            their samples go to ``on_sample``.
         on_sample: sees every sample.
         progress: told what is being measured.
 
@@ -129,9 +128,15 @@ def climb(
                 share = max(deadline - time.perf_counter(), 0.0) * _weight(step) / left
                 left -= _weight(step)
                 note = ladder.cut if step.bytes == ladder.bytes[-1] else ""
-                probes = _probes(crew, step, plan, share)
+                probes = _probes(crew, step, plan, share, least_s=0.004 if quick else 0.008)
+                dram = step.bytes == ladder.bytes[-1]
+                others = [each for each in beside if dram or "bytes" not in each.where]  # those would empty the caches
                 taken = interleave(
-                    [*probes, *beside], rounds=20, budget_s=0.8 * share, on_sample=on_sample, least=3 if quick else 5
+                    [*probes, *others],
+                    rounds=40 if dram else 15,
+                    budget_s=0.8 * share,
+                    on_sample=on_sample,
+                    least=3 if quick else 5,
                 )
                 yield Part(name, tuple(reading(p, taken[str(i)], note=note) for i, p in enumerate(probes)))
 
@@ -153,7 +158,7 @@ class _Plan:
 
 
 def _weight(step: _Step) -> float:
-    return len(step.kinds) * (3.0 if step.bytes >= LEAST_DRAM_BYTES / 4 else 1.0)
+    return len(step.kinds) * (6.0 if step.bytes >= LEAST_DRAM_BYTES / 4 else 1.0)
 
 
 def _crews(threads: int, ladder: Sizes, *, quick: bool) -> list[_Plan]:
@@ -181,9 +186,9 @@ def _crews(threads: int, ladder: Sizes, *, quick: bool) -> list[_Plan]:
     return plans
 
 
-def _probes(crew: Crew, step: _Step, plan: _Plan, share_s: float) -> list[Probe]:
+def _probes(crew: Crew, step: _Step, plan: _Plan, share_s: float, *, least_s: float) -> list[Probe]:
     """Return the probes of a step, each with the variant of its kernel that a short trial found fastest."""
-    sample_s = min(max(share_s / (12 * len(step.kinds)), 0.002), 0.05)
+    sample_s = min(max(share_s / (12 * len(step.kinds)), least_s), 0.05)
     where = {"bytes": float(step.bytes), "threads": float(plan.threads), "node": plan.node}
     probes = []
     for kind in step.kinds:
@@ -251,6 +256,7 @@ def _latency(crew: Crew, part: int, sample_s: float) -> Probe:
         nonlocal place
         place = crew.chase(place, loads)
 
+    walk(min(part // LINE_BYTES, 2**20))  # into the caches, as far as it fits them
     loads = _passes(walk, sample_s)
     return Probe(
         "memory.latency",
@@ -296,92 +302,3 @@ def again(first: Reading, *, budget_s: float = 1.0) -> Reading:
         work = partial(crew.run, name, part, passes)
         probe = Probe(first.name, first.unit, float(part * threads * passes), work, first.how, first.where)
         return reading(probe, interleave([probe], rounds=20, budget_s=budget_s)["0"], note="again, at the end")
-
-
-def steady(first: Reading, last: Reading) -> tuple[bool, str]:
-    """Return whether DRAM bandwidth at the end was within 5 % of that at the start, and the sentence that says so."""
-    change = last.best / first.best - 1
-    held = abs(change) <= UNSTABLE
-    return held, (
-        f"memory bandwidth at the end was {show_rate(last.best, 'B/s')}, {change:+.1%} from the start"
-        + ("" if held else ": this machine was not steady, measure again when it is quiet")
-    )
-
-
-def cache_levels(readings: Sequence[Reading]) -> tuple[CacheLevel, ...]:
-    """Return the caches seen in the read ladder with most threads: how much fits in each, and how fast it is read.
-
-    The logarithm of bandwidth over size is cut into level stretches (least squares with a price per stretch). A stretch
-    of one size between a faster and a slower one is a passage, not a level; the last stretch is DRAM. A level ends at
-    the last size nearer to its own bandwidth than to the next level's. Levels count from the processor; one too much
-    like its neighbour is not seen.
-    """
-    reads = [each for each in readings if each.name == "memory.read" and each.where.get("node") == "all"]
-    most = max((each.where["threads"] for each in reads), default=0.0)
-    curve = {float(each.where["bytes"]): each.best for each in reads if each.where["threads"] == most and each.best > 0}
-    at = sorted(curve)
-    rates = np.array([curve[size] for size in at])
-    levels = _levels(np.log(rates)) if len(at) > 1 else []
-    return tuple(
-        CacheLevel(
-            name=f"L{number}",
-            bytes=max(
-                size for size, rate in zip(at[: after.stop], rates, strict=False) if rate >= _between(rates, own, after)
-            ),
-            read_bytes_per_s=float(np.median(rates[own])),
-        )
-        for number, (own, after) in enumerate(pairwise(levels), start=1)
-    )
-
-
-def _between(rates: np.ndarray, one: slice, other: slice) -> float:
-    return float(np.sqrt(np.median(rates[one]) * np.median(rates[other])))
-
-
-_PRICE, _DROP = 0.06, 0.85
-"""What a further stretch must save in squared logarithms, and how much slower than the last a level must be."""
-
-
-def _levels(logs: np.ndarray) -> list[slice]:
-    """Return the level stretches of a falling curve."""
-    best: list[tuple[float, list[slice]]] = [(0.0, [])]
-    for stop in range(1, len(logs) + 1):
-        best.append(
-            min(
-                (
-                    best[start][0] + _PRICE + float(np.var(logs[start:stop]) * (stop - start)),
-                    [*best[start][1], slice(start, stop)],
-                )
-                for start in range(stop)
-            )
-        )
-    stretches = best[-1][1]
-    kept: list[slice] = []
-    for number, stretch in enumerate(stretches):
-        passage = stretch.stop - stretch.start == 1 and 0 < number < len(stretches) - 1
-        if kept and np.exp(np.median(logs[stretch]) - np.median(logs[kept[-1]])) > _DROP:
-            kept[-1] = slice(kept[-1].start, stretch.stop)
-        elif not passage:
-            kept.append(stretch)
-    return kept
-
-
-def last_core(readings: Sequence[Reading]) -> str:
-    """Say whether DRAM bandwidth still grew with the last threads added: what limits it, the cores or the memory.
-
-    A core can have only so many misses under way. While each added core still adds most of its share, that is what
-    limits reading (more cores would read more); when it adds little, the memory itself is at its limit.
-    """
-    reads = [each for each in readings if each.name == "memory.read" and each.where.get("node") == "all"]
-    largest = {each.where["threads"]: each for each in sorted(reads, key=lambda each: float(each.where["bytes"]))}
-    counts = sorted(float(count) for count in largest)
-    if len(counts) < 2:
-        return "one thread count only: whether more cores would read more was not seen"
-    before, after = largest[counts[-2]], largest[counts[-1]]
-    share = (after.best / before.best - 1) / (counts[-1] / counts[-2] - 1)
-    said = f"{counts[-2]:.0f} to {counts[-1]:.0f} threads added {share:.0%} of the bandwidth they would add if each brought its own"
-    if share > 0.7:
-        return f"{said}: the cores limit reading, not the memory"
-    if share < 0.3:
-        return f"{said}: the memory is at its limit"
-    return f"{said}: near the memory's limit"

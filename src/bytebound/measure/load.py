@@ -27,15 +27,27 @@ class Load:
     stolen: float
 
 
+LEAST_WINDOW_S = 0.1
+"""The system counts in ticks of 10 ms: what others used in a shorter window than this cannot be told."""
+
+
 def read_load() -> Counters:
-    """Return the counters now. Where the system has no ``/proc/stat``, psutil's, and without psutil none (zeros)."""
+    """Return the counters now, of the processors this process may run on, where the system lists them one by one.
+
+    ``/proc/stat`` in a container is the whole machine's: the processors beyond its affinity mask are left out, and what
+    other containers do on the same ones counts as others' work, which it is. ``own_s`` is that of all threads of this
+    process, and of no child. Where there is no ``/proc/stat``, psutil's counters; without psutil none (zeros).
+    """
     own = time.process_time()
     try:
-        fields = [int(word) for word in STAT.read_text().split("\n", 1)[0].split()[1:9]]
-    except (OSError, ValueError):
+        rows = [line.split() for line in STAT.read_text().splitlines() if line.startswith("cpu")]
+        usable = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)}
+        rows = [row for row in rows if row[0] in usable] or rows[:1]
+        fields = [sum(column) for column in zip(*([int(word) for word in row[1:]] for row in rows), strict=True)]
+        user, nice, system, _idle, _wait, irq, soft, steal = [*fields, *[0] * 8][:8]
+    except (OSError, ValueError, AttributeError):
         return Counters(*_portable(own))
     ticks = os.sysconf("SC_CLK_TCK")
-    user, nice, system, _idle, _wait, irq, soft, steal = [*fields, *[0] * (8 - len(fields))][:8]
     return Counters((user + nice + system + irq + soft) / ticks, own, steal / ticks)
 
 
@@ -49,8 +61,8 @@ def _portable(own: float) -> tuple[float, float, float]:
 
 
 def load_between(before: Counters, after: Counters, seconds: float) -> Load:
-    """Return the load of others in a window of ``seconds``; ticks are 10 ms, so windows under 100 ms say nothing (zeros)."""
-    if seconds < 0.1:
+    """Return the load of others in a window of ``seconds``; one under ``LEAST_WINDOW_S`` says nothing (zeros)."""
+    if seconds < LEAST_WINDOW_S:
         return Load(0.0, 0.0)
     foreign = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
     return Load(max(foreign, 0.0) / seconds, max(after.stolen_s - before.stolen_s, 0.0) / seconds)

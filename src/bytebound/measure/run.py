@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import signal
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +16,13 @@ from bytebound.documents.measurement import Measured, Missing, Reading, System
 from bytebound.errors import ByteboundError, QuantityError, RequestError, UnfinishedError, UnknownNameError
 from bytebound.measure.compute import beside_theory, peak_per_cycle
 from bytebound.measure.here import cpu_device, cpu_name, device_id, dram_read
+from bytebound.measure.levels import cache_levels, last_core, steady
 from bytebound.measure.limits import Files
 from bytebound.measure.parts import ACCELERATOR, PARTS, Context, Part, Watch, start_watch, thread_count
 from bytebound.measure.system import Cpu, physical_cores, read_cpu, read_system
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bytebound.documents.device import Device
     from bytebound.measure.gpu import Accelerator
@@ -113,6 +116,34 @@ def check_threads(threads: int | None, system: System) -> None:
         )  # fmt: skip
 
 
+@contextmanager
+def heard() -> Iterator[Callable[[], None]]:
+    """Give a function that raises KeyboardInterrupt once Ctrl-C was pressed.
+
+    Ctrl-C raises at once as always; but where that happens in a callback of the compiler it is swallowed there, and only
+    what was written down remains.
+    """
+    pressed: list[int] = []
+
+    def press(number: int, frame: object) -> None:
+        del frame
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check  # signals go to the main thread
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Run:
     """The state of one measurement: what was read and what is missing so far."""
 
@@ -132,11 +163,13 @@ class _Run:
 
     def _detail(self, text: str) -> None:
         planned = [part.quick_s if self.context.quick else part.full_s for part in self.parts]
+        self.context.watch.check()
         share = (time.perf_counter() - self.began) / (sum(planned) + 4.0)
         self.tell(Step(self.now.name, text, min(share, 1.0)))
 
     def device(self) -> Device:
         with ExitStack() as stack:
+            self.context.watch.check = stack.enter_context(heard())
             self.tell(Step("start", "compiling kernels, finding the fastest", 0.0))
             start_watch(self.context, stack)
             for number, part in enumerate(self.parts):
@@ -162,6 +195,7 @@ class _Run:
                     self.missing.append(outcome)
                 else:
                     (self.apart if part is ACCELERATOR else self.readings).append(outcome)
+                self.context.watch.check()
         except RequestError:
             raise  # something to install: not a matter of this part alone
         except (ByteboundError, MemoryError, OSError, RuntimeError) as error:
@@ -176,7 +210,7 @@ class _Run:
 
     def _end(self) -> None:
         """Read memory once more: a ceiling that moved says that the machine did."""
-        from bytebound.measure.ladder import again, steady  # noqa: PLC0415 - needs numba
+        from bytebound.measure.ladder import again  # noqa: PLC0415 - needs numba
 
         first = dram_read([each for each in self.readings if each.name == "memory.read"])
         if first is None:
@@ -194,8 +228,6 @@ class _Run:
         self.notes.append(said)
 
     def _document(self) -> Device:
-        from bytebound.measure.ladder import cache_levels, last_core  # noqa: PLC0415 - needs numba
-
         watch, system = self.context.watch, self.context.system
         files = Files(Path("/"))
         cpu = read_cpu(files.text("proc/cpuinfo"))
