@@ -71,6 +71,7 @@ def test_the_device_is_a_document_and_every_figure_measured(run):
     figures = [device.memory_bytes, device.memory_bytes_per_s, *device.flop_per_s.values(), device.host_bytes_per_s]
     assert {item.how for item in figures} == {"measured"}
     assert set(device.flop_per_s) == {"fp32", "bf16", "fp16", "int8", "fp8"}
+    assert (device.flop_per_s["int8"].unit, device.flop_per_s["bf16"].unit) == ("OP/s", "FLOP/s")
 
 
 def test_an_interrupted_run_keeps_what_was_finished():

@@ -11,6 +11,7 @@ from bytebound.documents.device import Device, Figure
 from bytebound.documents.measurement import Missing, Reading
 from bytebound.errors import DocumentError, UnfinishedError, UnknownNameError
 from bytebound.facts.catalogue import load_catalogue
+from bytebound.facts.rows import rate_unit
 from bytebound.measure.gpu import ask_nvidia, find_accelerators
 from bytebound.measure.gpu_decode import decode_attention, decode_matvec, launches
 from bytebound.measure.gpu_links import collectives, peer_copies
@@ -220,7 +221,10 @@ def device_of(
     sheet = datasheet(first.name)
     told = sheet.figures if sheet else {}
     best = memory_bandwidth(first, readings)
-    rates = {dtype: _figure(item, source) for dtype, item in best_rates(tuple(readings)).items()}
+    rates = {
+        dtype: _figure(item, source).model_copy(update={"unit": rate_unit(dtype)})
+        for dtype, item in best_rates(tuple(readings)).items()
+    }
     rates |= {
         name.removeprefix("matrix."): item
         for name, item in told.items()
