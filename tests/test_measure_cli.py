@@ -55,9 +55,9 @@ def test_a_tiny_run_from_end_to_end(data, tmp_path, capsys):
     document = json.loads(out)
     assert document["schema"] == "bytebound.machine/1"
     assert "measuring launch: cost of starting an operator" in said
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert find_machine("here").device.measured.id == document["measured"]["id"]
-    assert cli.run(["estimate", "llama-3.2-1b", "--on", "here", "--json"]) == 0
+    assert cli.run(["estimate", "meta-llama/Llama-3.2-1B-Instruct", "--on", "here", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["machine"]["name"]
     assert cli.run(["measure", "--list", "--json"]) == 0
     assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [document["measured"]["id"]]

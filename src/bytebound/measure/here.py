@@ -49,12 +49,15 @@ def family_of(system: System) -> str:
 
 
 def dram_read(readings: Sequence[Reading]) -> Reading | None:
-    """Return the best read of memory with most threads: the ladder's at its largest size, or the canary's."""
+    """Return the best read of memory with most threads: the ladder's at its largest size, or the canary's.
+
+    A canary of less than half that size does not count: it may lie in a cache.
+    """
     reads = [r for r in readings if r.name in DRAM and r.where.get("node") == "all"]
     most = max((float(r.where["threads"]) for r in reads), default=0.0)
     reads = [r for r in reads if r.where["threads"] == most]
     last = max((float(r.where["bytes"]) for r in reads if r.name == "memory.read"), default=0.0)
-    known = [r for r in reads if r.name == "canary.read" or r.where["bytes"] == last]
+    known = [r for r in reads if float(r.where["bytes"]) >= (last / 2 if r.name == "canary.read" else last)]
     return max(known, key=lambda r: r.best, default=None)
 
 

@@ -45,9 +45,11 @@ class Watch:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     seconds: float = 0.0
     disturbed_s: float = 0.0
+    check: Callable[[], None] = lambda: None
 
     def take(self, probe: Probe, seen: Sample) -> None:
         """Keep a sample if it is a canary's."""
+        self.check()
         if any(probe is own for own in self.probes):
             self.samples.setdefault(probe.name, []).append(seen)
 
@@ -94,7 +96,7 @@ class Context:
 
 
 def start_watch(context: Context, stack: ExitStack) -> None:
-    """Give the watch its canaries, whose threads and memory live as long as ``stack``.
+    """Give the watch its canaries and first samples; their threads and memory live as long as ``stack``.
 
     Raises:
         UnfinishedError: there is not the memory for them.
@@ -121,6 +123,7 @@ def start_watch(context: Context, stack: ExitStack) -> None:
     how = "the DRAM read of the ladder, one pass in every round of every part"
     read = Probe("canary.read", "B/s", float(part * threads), partial(crew.run, name, part, 1), how, where)
     context.watch.probes = (read, *canaries(crew))
+    interleave(context.watch.probes, rounds=ROUNDS[True], on_sample=context.watch.take)
 
 
 def timed(probes: Sequence[Probe], context: Context, *, budget_s: float) -> Iterator[Reading]:
