@@ -140,3 +140,47 @@ def observation() -> Observation:
         missing={"mfu_datasheet": "no datasheet is known for this processor"},
         provenance=(Provenance("memory bandwidth", "measured", "m-20261122-1"), Provenance("bytes of a step", "derived", "ledger")),
     )  # fmt: skip
+
+
+def gpu() -> Device:
+    """An accelerator like an H200: 4.8 TB/s printed, 4.4 TB/s read, an L2 of 50 MB."""
+    at = {"device": "cuda:0"}
+    sizes = [2.0**power for power in range(20, 33)]
+    rates = (3.1, 5.2, 7.4, 8.1, 8.2, 7.6, 5.1, 4.4, 4.38, 4.39, 4.4, 4.4, 4.4)  # TB/s
+    ladder = [
+        reading(f"memory.{kernel}", 1e12 * rate * share, "B/s", bytes=size, **at)
+        for kernel, share in (("read", 1.0), ("write", 0.85), ("copy", 0.9))
+        for size, rate in zip(sizes, rates, strict=True)
+    ]
+    others = [
+        reading("cache.l2", 8.2e12, "B/s", bytes=2.0**24, edge_bytes=2.0**25, **at),
+        reading("matrix.bf16", 790e12, "FLOP/s", m=8192.0, n=8192.0, k=8192.0, **at),
+        reading("matrix.bf16", 640e12, "FLOP/s", m=4096.0, n=4096.0, k=4096.0, **at),
+        reading("matrix.fp8", 1500e12, "FLOP/s", m=8192.0, n=8192.0, k=8192.0, **at),
+        reading("attention.decode", 3.6e12, "B/s", batch=64.0, tokens=4096.0, **at),
+        reading("launch.kernel", 4.1e-6, "s", **at),
+        reading("launch.graph", 1.3e-6, "s", **at),
+        reading("link.host-to-device", 55e9, "B/s", memory="pinned", **at),
+        reading("link.host-to-device", 12e9, "B/s", memory="pageable", **at),
+    ]
+    host = cpu().measured.system.model_copy(update={"accelerators": ("NVIDIA H200",), "limits": ()})
+    measured = Measured(
+        id="m-20261122-2", when="2026-11-22T12:00:00+00:00", seconds=140.0, system=host, readings=(*ladder, *others),
+        missing=(Missing(probe="link.device-to-device", why="only one accelerator is visible"),),
+    )  # fmt: skip
+    return Device(
+        id="here-h200", name="NVIDIA H200", vendor="NVIDIA", kind="gpu", memory_type="HBM3e", measured=measured,
+        memory_bytes=figure(140.4 * GIB, "B"), memory_bytes_per_s=figure(4.4e12, "B/s"),
+        flop_per_s={"bf16": figure(790e12, "FLOP/s"), "fp8": figure(1500e12, "FLOP/s")},
+        host_link="PCIe", host_bytes_per_s=figure(55e9, "B/s"),
+    )  # fmt: skip
+
+
+def catalogue() -> Device:
+    """A device as a datasheet prints it, never measured."""
+    cited = Figure(value=3.35e12, unit="B/s", source="https://example.org/h100 table 1", when="2026-01-01")
+    return Device(
+        id="h100-sxm", name="NVIDIA H100 SXM", vendor="NVIDIA", kind="gpu", memory_bytes_per_s=cited,
+        memory_bytes=Figure(value=80 * GIB, unit="B", source="datasheet"),
+        flop_per_s={"bf16": Figure(value=989e12, unit="FLOP/s", source="datasheet")},
+    )  # fmt: skip

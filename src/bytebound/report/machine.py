@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -11,14 +10,13 @@ from bytebound.report.facts import device_text
 from bytebound.report.page import draw, grid, heading, indented, labelled
 from bytebound.report.plot import Curve, axis, bare, plot
 from bytebound.report.readings import (
-    LADDERS,
     called,
+    ceiling_names,
     ceilings,
     doubts,
     ladders,
     levels,
     machine_sentence,
-    place_of,
     size_of,
     spread_out,
 )
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
 SHOWN_CURVES, SHOWN_LINES = 4, 12
 PICTURE_WIDTH, PICTURE_ROWS = 100, 10
-ROOMY = 100
+ROOMY, LONGEST = 100, 40
 
 
 def machine_text(device: Device, page: Page, *, saved: str = "") -> str:
@@ -70,10 +68,10 @@ def _title(device: Device, measured: Measured) -> str:
         cores = f"{system.cores_online}"
     words = [
         clean(device.name),
-        f"{cores} core{'' if cores == '1' else 's'}",
+        *([f"{cores} core{'' if cores == '1' else 's'}"] if device.kind == "cpu" else []),
         f"{show_capacity(device.memory_bytes.value)} memory",
-        *([f"{system.numa_nodes} NUMA nodes"] if system.numa_nodes > 1 else []),
-        *(["virtual"] if system.virtual else []),
+        *([f"{system.numa_nodes} NUMA nodes"] if system.numa_nodes > 1 and device.kind == "cpu" else []),
+        *(["virtual machine"] if system.virtual else []),
     ]
     return " · ".join(words)
 
@@ -84,22 +82,19 @@ def _run(measured: Measured) -> str:
 
 
 def _ceilings(readings: Sequence[Reading], page: Page) -> RenderableType:
-    columns = [("ceiling", "" if page.width >= ROOMY else "w"), ("best", "r!"), ("median", "r!")]
+    columns = [("ceiling", "!" if page.width >= ROOMY else "w"), ("best", "r!"), ("median", "r!")]
     columns += [("10–90 %", "!")] if page.width >= 76 else []
     columns += [("how", "")] if page.width >= ROOMY else []
-    again = Counter(r.name for r in readings)
-    rows = []
-    for r in readings:
-        ladder = r.name.startswith(LADDERS)
-        where = place_of(r, without=["bytes"]) if ladder else place_of(r) if again[r.name] > 1 else ""
-        row = [
-            called(r.name) + (f" ({where})" if where else ""),
+    rows = [
+        [
+            name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…",
             quantity(r.best, r.unit),
             quantity(r.median, r.unit),
             span_of(r.p10, r.p90, r.unit) if r.samples > 1 else "",
             clean(r.how) + (f"; {clean(r.note)}" if r.note else ""),
-        ]
-        rows.append(row[: len(columns)])
+        ][: len(columns)]
+        for name, r in zip(ceiling_names(readings), readings, strict=True)
+    ]
     return grid(*columns, rows=rows)
 
 
@@ -109,7 +104,7 @@ def _ladder(measured: Measured, page: Page) -> list[RenderableType]:
     if not series:
         return []
     curves = [
-        Curve(at or "read", tuple((size_of(r), r.best) for r in series[at]))
+        Curve(at if len(series) > 1 else "", tuple((size_of(r), r.best) for r in series[at]))
         for at in spread_out(list(series), SHOWN_CURVES)
     ]
     points = [point for curve in curves for point in curve.points]
@@ -120,7 +115,8 @@ def _ladder(measured: Measured, page: Page) -> list[RenderableType]:
     names = [clean(c.name) for c in levels(measured) if x.low < c.bytes < x.high]
     spans = list(zip([x.low, *edges], [*edges, x.high], [*names, "memory"], strict=True)) if edges else []
     picture = plot(curves, x=x, y=y, columns=columns, rows=PICTURE_ROWS, spans=spans, plain=page.ascii)
-    return [Text(""), Text("cache ladder: best read rate by working set", style="bold"), *picture]
+    title = "cache ladder: best read rate by working set" + (f", {next(iter(series))}" if len(series) == 1 else "")
+    return [Text(""), Text(title, style="bold"), *picture]
 
 
 def _levels(measured: Measured) -> list[RenderableType]:

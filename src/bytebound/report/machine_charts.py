@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bytebound.report.plot import bare
-from bytebound.report.readings import called, ladders, levels, place_of, size_of, spread_out
+from bytebound.report.plot import axis, bare
+from bytebound.report.readings import TELLING, called, ladders, levels, place_of, size_of, spread_out
 from bytebound.report.vega import INK, MUTED, PALETTE, Chart, Spec, brief, frame
 from bytebound.report.words import clean, quantity, span_of
 from bytebound.units import show_capacity
@@ -34,7 +34,7 @@ def ladder_charts(measured: Measured) -> list[Chart]:
     rates = {n: s for n, s in found.items() if next(iter(s.values()))[0].unit == "B/s"}
     if len(rates) > 1:
         most = {called(name): next(iter(series.values())) for name, series in rates.items()}
-        where = place_of(next(iter(most.values()))[0], without=["bytes"])
+        where = place_of(next(iter(most.values()))[0], TELLING)
         charts.append(_ladder("kernels", f"Each kernel{f', {where}' if where else ''}", most, measured))
     waits = {n: s for n, s in found.items() if next(iter(s.values()))[0].unit == "s"}
     if waits:
@@ -63,8 +63,8 @@ def _ladder(chart_id: str, title: str, series: Mapping[str, Sequence[Reading]], 
     powers = [2.0**p for p in range(10, 50, 2) if low <= 2.0**p <= high]
     bottom = min(min(r.best, r.p10, r.p90) for readings in series.values() for r in readings if r.p10 > 0)
     top = max(max(r.best, r.p90) for readings in series.values() for r in readings)
-    values = [k * 10.0**p for p in range(-11, 17) for k in (1, 2, 5) if bottom / 1.1 < k * 10.0**p < top * 1.3]
-    title_y, scale = ("ns", 1e-9) if unit == "s" else ("GB/s", 1e9)
+    values = [value for value, _ in axis((bottom / 1.1, top * 1.3), str).ticks[0]]
+    title_y, scale = ("ns", 1e-9) if unit == "s" else ("TB/s", 1e12) if top > 2e12 else ("GB/s", 1e9)
     x: Spec = {
         "field": "b",
         "type": "quantitative",

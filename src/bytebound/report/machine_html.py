@@ -9,11 +9,13 @@ from bytebound.report.machine_charts import ladder_charts, spread_chart
 from bytebound.report.plot import bare
 from bytebound.report.readings import (
     called,
+    ceiling_names,
     ceilings,
     doubts,
     figures,
     levels,
     machine_sentence,
+    memory_roofs,
     place_of,
     plain_number,
 )
@@ -22,6 +24,8 @@ from bytebound.report.words import clean, glued, moment, quantity, span_of
 from bytebound.units import show_capacity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bytebound.documents.device import Device, Figure
     from bytebound.documents.measurement import Measured, Reading, System
 
@@ -32,7 +36,8 @@ MOST_READINGS = 1500
 def machine_html(device: Device) -> str:
     """Return a machine, measured or from the catalogue, as one self-contained page."""
     measured = device.measured
-    answers = [(named(r), r) for r in ceilings(measured)] if measured else []
+    best = ceilings(measured) if measured else []
+    answers = list(zip(ceiling_names(best), best, strict=True))
     ladder = ladder_charts(measured) if measured else []
     roofline = machine_roofline(memory_roofs(device), {n: f.value for n, f in device.flop_per_s.items()})
     spread = spread_chart(answers)
@@ -45,7 +50,7 @@ def machine_html(device: Device) -> str:
         measured=measured,
         sentence=glued(machine_sentence(device)),
         meta=glued(_meta(device, measured)),
-        tiles=_tiles(device),
+        tiles=_tiles(device, answers),
         ladder=ladder,
         caches=_caches(measured) if measured else [],
         roofline=roofline,
@@ -58,12 +63,6 @@ def machine_html(device: Device) -> str:
         called=called,
         figures=[(name, _shown(f, unit), f.how, f.source, f.when) for name, f, unit in figures(device)],
     )
-
-
-def memory_roofs(device: Device) -> dict[str, float]:
-    """Return memory level -> read rate [B/s], measured caches first."""
-    caches = {clean(c.name): c.read_bytes_per_s for c in levels(device.measured)} if device.measured else {}
-    return {**caches, clean(device.memory_type) or "memory": device.memory_bytes_per_s.value}
 
 
 def named(reading: Reading) -> str:
@@ -96,7 +95,7 @@ def _meta(device: Device, measured: Measured | None) -> str:
     if measured is None:
         return f"{clean(device.vendor)} · {device.kind} · {device.status} · not measured: figures as published"
     system = measured.system
-    cores = f"{plain_number(system.cores_usable)} of {system.cores_online} cores usable"
+    cores = f"{plain_number(system.cores_usable)} of {system.cores_online} cores usable" if device.kind == "cpu" else ""
     where = "virtual machine" if system.virtual else clean(system.architecture)
     words = [
         cores,
@@ -107,18 +106,14 @@ def _meta(device: Device, measured: Measured | None) -> str:
     return " · ".join(word for word in words if word)
 
 
-def _tiles(device: Device) -> list[tuple[str, str, str]]:
+def _tiles(device: Device, answers: Sequence[tuple[str, Reading]]) -> list[tuple[str, str, str]]:
     """The ceilings to show large: name, value, range or remark."""
     tiles = []
     for name, figure, unit in figures(device):
         value, _, span = _shown(figure, unit).partition(" (")
         tiles.append((name, value, span.rstrip(")")))
-    if device.measured:
-        small = [
-            r for r in ceilings(device.measured) if r.name.startswith(("memory.latency", "launch.", "disk.", "link."))
-        ]
-        tiles += [(named(r), quantity(r.best, r.unit), f"median {quantity(r.median, r.unit)}") for r in small]
-    return tiles
+    others = [(name, r) for name, r in answers if r.name.startswith(("memory.latency", "launch.", "disk.", "link."))]
+    return tiles + [(name, quantity(r.best, r.unit), f"median {quantity(r.median, r.unit)}") for name, r in others]
 
 
 def _caches(measured: Measured) -> list[tuple[str, str, str, str]]:

@@ -10,8 +10,7 @@ from rich.text import Text
 from bytebound.report import observed
 from bytebound.report.page import draw, grid, heading, indented, labelled
 from bytebound.report.plot import Curve, Mark, axis, plot, sparkline
-from bytebound.report.readings import plain_number
-from bytebound.report.words import clean, moment, percent, quantity
+from bytebound.report.words import clean, drawable, moment, percent, quantity
 from bytebound.units import show_rate, show_time, significant
 
 if TYPE_CHECKING:
@@ -76,21 +75,20 @@ def _phases(phases: Sequence[tuple[str, ObservedPhase]], page: Page) -> list[Ren
 def _overview(phases: Sequence[tuple[str, ObservedPhase]], page: Page) -> RenderableType:
     columns = [("", "!"), ("phase", ""), ("context", "r!"), ("median", "r!"), ("predicted", "r!"), ("error", "r!")]
     columns += [("MBU", "r!"), ("batch", "r!"), ("MFU", "r!"), ("verdict", "w")] if page.width >= ROOMY else []
-    rows: list[list[Cell]] = [
-        [
-            Text(letter, style="bold red"),
+    rows: list[list[Cell]] = []
+    for letter, p in phases:
+        cells = [
             clean(p.name),
-            plain_number(p.context),
+            observed.value_words(p.context),
             show_time(p.seconds.median),
             observed.predicted_words(p).partition(" (")[0],
             observed.error_words(p),
             percent(p.mbu),
-            plain_number(p.batch),
+            observed.value_words(p.batch),
             percent(p.mfu),
             clean(p.verdict) or "–",
-        ][: len(columns)]
-        for letter, p in phases
-    ]
+        ]
+        rows.append([Text(letter, style="bold red"), *cells[: len(columns) - 1]])
     return grid(*columns, rows=rows)
 
 
@@ -115,10 +113,12 @@ def _picture(
     alone = [(letter, row) for letter, row in operators if row.count == 1]
     marks = [Mark(letter, row.intensity, row.flop_per_s, "default") for letter, row in alone]
     marks += [Mark(letter, p.intensity, p.flop_per_s, "bold red") for letter, p in phases]
-    marks = [mark for mark in marks if mark.drawable]
+    marks = [mark for mark in marks if drawable(mark.x, mark.y)]
     memory = observation.memory_bytes_per_s
-    rates = sorted(((rate, clean(name)) for name, rate in observation.flop_per_s.items() if rate > 0), reverse=True)[:4]
-    if not (marks and rates and memory > 0):
+    rates = sorted(
+        ((rate, clean(name)) for name, rate in observation.flop_per_s.items() if drawable(rate)), reverse=True
+    )[:4]
+    if not (marks and rates and drawable(memory, rates[0][0] / memory)):
         return []
     top = rates[0][0]
     x = axis([*(mark.x for mark in marks), top / memory], lambda value: f"{value:g}", slack=3)
@@ -126,7 +126,6 @@ def _picture(
         [*(mark.y for mark in marks), top, x.low * memory],
         lambda value: show_rate(value, "FLOP/s"),
         slack=1.2,
-        steps=(1,),
     )
     corner = ((x.low, x.low * memory), (top / memory, top), (x.high, top))
     curves = [
@@ -150,7 +149,7 @@ def _operators(rows: Sequence[tuple[str, OperatorRow]], page: Page) -> Renderabl
             percent(row.share),
             quantity(row.bytes_per_s, "B/s"),
             percent(row.of_roof),
-            plain_number(row.calls),
+            observed.value_words(row.calls),
             significant(row.intensity),
             quantity(row.flop_per_s, "FLOP/s"),
         ][: len(columns)]

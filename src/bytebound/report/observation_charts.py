@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from bytebound.report import observed
-from bytebound.report.machine_html import memory_roofs
+from bytebound.report.readings import memory_roofs
 from bytebound.report.roofline import Dot, machine_roofline
 from bytebound.report.vega import INK, LINE, PALETTE, Chart, Spec, brief, frame
 from bytebound.report.words import clean, first, percent

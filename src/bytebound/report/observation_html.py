@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from bytebound.report import observed
 from bytebound.report.html import page_html
 from bytebound.report.observation_charts import forecast_chart, observed_roofline, requests_chart, share_chart
-from bytebound.report.readings import plain_number
 from bytebound.report.words import clean, glued, moment, percent, quantity
 from bytebound.units import show_time, significant
 
@@ -15,27 +14,28 @@ if TYPE_CHECKING:
     from bytebound.documents.device import Device
     from bytebound.documents.observation import Observation, ObservedPhase
 
+DOUBTS = ("error", "disturbed")
 LISTED, PHASES, METRICS = 30, 60, 200
 """Operators a phase, phases, and server metrics listed; all are in the JSON document."""
 
 
 def observation_html(observation: Observation, device: Device | None = None) -> str:
     """Return an observation as one self-contained page; ``device`` adds the roofs of its caches."""
-    roofline = observed_roofline(observation, device)
+    roofline = observed_roofline(observation, device) if observation.phases else None
     others = [forecast_chart(observation), share_chart(observation), requests_chart(observation)]
     others = [chart for chart in others if chart.rows]
-    run = observation.run
+    run, remarks = observation.run, observed.remarks(observation)
     phases = observation.phases[:PHASES]
     return page_html(
         "observation.html.j2",
         title=f"{clean(observation.model)} observed on {clean(observation.machine)}",
-        charts=[*([roofline] if roofline.rows else []), *others],
+        charts=[*([roofline] if roofline else []), *others],
         observation=observation,
         run=run,
         sentence=glued(observed.headline(observation)),
         meta=_meta(observation),
         tiles=_tiles(observation),
-        roofline=roofline if roofline.rows else None,
+        roofline=roofline,
         others=others,
         phases=[_row(place, phase) for place, phase in enumerate(phases)],
         profiled=[
@@ -45,7 +45,8 @@ def observation_html(observation: Observation, device: Device | None = None) -> 
         ],
         answers=observed.answers(observation),
         lists=_lists(observation),
-        remarks=observed.remarks(observation),
+        doubts=[text for kind, text in remarks if kind in DOUBTS],
+        remarks=[pair for pair in remarks if pair[0] not in DOUBTS],
         metrics=[(clean(name), observed.value_words(value)) for name, value in list(run.metrics.items())[:METRICS]],
         when=moment(run.when),
         listed=LISTED,
@@ -80,7 +81,7 @@ def _tiles(observation: Observation) -> list[tuple[str, str, str]]:
 def _row(place: int, phase: ObservedPhase) -> dict[str, str]:
     return {
         "name": f"{place + 1} {observed.phase_name(phase)}",
-        "tokens": plain_number(phase.tokens),
+        "tokens": f"{observed.value_words(phase.tokens)} new token{'' if phase.tokens == 1 else 's'} a step",
         "median": show_time(phase.seconds.median),
         "spread": f"{observed.interval_words(phase.seconds)}, best {show_time(phase.seconds.best)}, {phase.seconds.samples} samples",
         "bytes": quantity(phase.bytes_per_s, "B/s"),
@@ -105,7 +106,7 @@ def _operators(phase: ObservedPhase, observation: Observation) -> list[tuple[str
             row.name,
             row.shapes,
             row.kind,
-            plain_number(row.calls),
+            observed.value_words(row.calls),
             show_time(row.seconds),
             percent(row.share),
             significant(row.intensity),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from bytebound.report.words import drawable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -43,19 +45,14 @@ class Mark:
     y: float
     style: str = "bold"
 
-    @property
-    def drawable(self) -> bool:
-        """Whether logarithmic axes can hold it."""
-        return 0 < self.x < math.inf and 0 < self.y < math.inf
-
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A logarithmic axis from ``low`` to ``high`` with labelled ticks."""
+    """A logarithmic axis from ``low`` to ``high`` with sets of labelled ticks, the finest first."""
 
     low: float
     high: float
-    ticks: tuple[tuple[float, str], ...]
+    ticks: tuple[tuple[tuple[float, str], ...], ...]
 
     def place(self, value: float, cells: int) -> float:
         """Return where ``value`` lies among ``cells`` cells; outside the axis is under 0 or beyond ``cells`` − 1."""
@@ -68,7 +65,6 @@ def axis(
     *,
     base: int = 10,
     slack: float = 1.0,
-    steps: Sequence[int] = (1, 2, 5),
 ) -> Axis:
     """Return an axis that holds every positive finite value, widened by ``slack`` at both ends, ticked at round numbers.
 
@@ -77,15 +73,22 @@ def axis(
         show: how a tick is printed.
         base: of the powers that carry ticks.
         slack: factor by which the ends lie outside the values.
-        steps: multiples of each power of ten that carry ticks.
     """
-    good = [value for value in values if 0 < value < math.inf]
+    good = [value for value in values if drawable(value)]
     low, high = min(good, default=1.0) / slack, max(good, default=10.0) * slack
     if high < low * 2:
         low, high = low / 1.5, high * 1.5
     powers = range(math.floor(math.log(low, base)), math.ceil(math.log(high, base)) + 1)
-    round_numbers = [step * float(base) ** power for power in powers for step in (steps if base == 10 else (1,))]
-    return Axis(low, high, tuple((t, bare(show(t))) for t in round_numbers if low * 0.999 <= t <= high * 1.001))
+
+    def ticks(steps: Sequence[int], every: int) -> tuple[tuple[float, str], ...]:
+        each = (step * float(base) ** power for power in powers if power % every == 0 for step in steps)
+        return tuple((value, bare(show(value))) for value in each if low * 0.999 <= value <= high * 1.001)
+
+    coarse = [ticks((1,), every) for every in (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)]
+    fine = [ticks(range(1, 10), 1), ticks((1, 2, 5), 1)] if base == 10 else []
+    if fine and (len(fine[1]) > 2 or len(fine[0]) > 12):
+        fine = fine[1:]
+    return Axis(low, high, (*fine, *coarse))
 
 
 def bare(text: str) -> str:
@@ -128,7 +131,7 @@ def plot(
     width = max(columns - left - 2 - right, 8)
     cells = _drawn(curves, x=x, y=y, width=width, rows=rows, plain=plain)
     taken: set[tuple[int, int]] = set()
-    for mark in (mark for mark in marks if mark.drawable):
+    for mark in (mark for mark in marks if drawable(mark.x, mark.y)):
         column, row = _cell(mark, x=x, y=y, width=width, rows=rows)
         around = [
             (column + right, row + down)
@@ -180,7 +183,7 @@ def _drawn(
     cells: dict[tuple[int, int], tuple[str, str]] = {}
     for place, curve in enumerate(curves):
         style = STYLES[place % len(STYLES)]
-        good = [(a, b) for a, b in curve.points if 0 < a < math.inf and 0 < b < math.inf]
+        good = [(a, b) for a, b in curve.points if drawable(a, b)]
         dots = [(x.place(a, width * wide), (rows * high - 1) - y.place(b, rows * high)) for a, b in good]
         for column, row in _walk(dots):
             if not (0 <= column < width * wide and 0 <= row < rows * high):
@@ -211,7 +214,7 @@ def _ends(curves: Sequence[Curve], names: Sequence[str], *, y: Axis, rows: int) 
     """Return row -> name beside the right end of each curve, moved to the nearest free row."""
     ends: dict[int, tuple[str, str]] = {}
     for place, (curve, name) in enumerate(zip(curves, names, strict=True)):
-        good = [b for a, b in curve.points if 0 < a < math.inf and 0 < b < math.inf]
+        good = [b for a, b in curve.points if drawable(a, b)]
         if not good or not curve.name:
             continue
         wanted = rows - 1 - round(y.place(good[-1], rows))
@@ -221,14 +224,14 @@ def _ends(curves: Sequence[Curve], names: Sequence[str], *, y: Axis, rows: int) 
     return ends
 
 
-def _sparse(axis: Axis, cells: int, *, gap: Callable[[str], int]) -> list[tuple[float, str]]:
-    """Return every n-th tick, with the smallest n at which labels keep their distance."""
-    for stride in range(1, len(axis.ticks) + 1):
-        chosen = list(axis.ticks[(len(axis.ticks) - 1) % stride :: stride])
-        places = [(axis.place(value, cells), gap(label)) for value, label in chosen]
+def _sparse(axis: Axis, cells: int, *, gap: Callable[[str], int]) -> tuple[tuple[float, str], ...]:
+    """Return the finest ticks whose labels keep their distance."""
+    fitting = []
+    for ticks in axis.ticks:
+        places = [(axis.place(value, cells), gap(label)) for value, label in ticks]
         if all(b - a >= (wide + other) / 2 for (a, wide), (b, other) in itertools.pairwise(places)):
-            return chosen
-    return list(axis.ticks[:1])
+            fitting.append(ticks)
+    return max(fitting, key=len, default=())
 
 
 def _labels(ticks: Sequence[tuple[float, str]], x: Axis, *, offset: int, width: int, limit: int) -> str:

@@ -8,7 +8,7 @@ from bytebound.report.words import clean, quantity
 from bytebound.units import show_capacity, significant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from bytebound.documents.device import Device, Figure
     from bytebound.documents.measurement import CacheLevel, Measured, Reading
@@ -26,6 +26,8 @@ KINDS = {
 }
 """First word of a reading's name -> how it is called. Readings are shown in this order."""
 LADDERS = ("memory.", "cache.")
+TELLING = ("threads", "node", "device", "from", "to", "memory", "ranks", "nodes")
+"""Circumstances that make two ceilings of one name; under others (a matrix size, a library) the best is the ceiling."""
 ONE = {"memory.read": (1.0,)}
 """Readings whose single-thread figure is worth a line of its own."""
 HEADLINE = ("bf16", "fp16", "fp32")
@@ -37,16 +39,18 @@ def called(name: str) -> str:
 
     Example:
         >>> called("dequant.q8_0"), called("link.host-to-device"), called("matrix.peak.fp32")
-        ('q8_0 weights × vector', 'link, host to device', 'matrix product, peak fp32')
+        ('q8_0 weights × vector', 'link, host to device', 'theoretical peak, fp32')
     """
+    if name.startswith("matrix.peak."):
+        return f"theoretical peak, {clean(name[12:])}"
     kind, _, what = clean(name).partition(".")
     return KINDS.get(kind, f"{kind} {{}}").format(what.replace(".", " ").replace("-", " ")).strip()
 
 
-def place_of(reading: Reading, *, without: Iterable[str] = ()) -> str:
-    """Return at which size, thread count, node or device a reading was taken, in words."""
-    left_out = set(without)
-    return ", ".join(_part(key, value) for key, value in reading.where.items() if key not in left_out)
+def place_of(reading: Reading, keys: Collection[str] | None = None) -> str:
+    """Return at which size, thread count, node or device a reading was taken, in words; only ``keys`` where given."""
+    shown = {key: value for key, value in reading.where.items() if key in keys} if keys is not None else reading.where
+    return ", ".join(_part(key, value) for key, value in shown.items() if (key, value) != ("node", "all"))
 
 
 def _part(key: str, value: float | str) -> str:
@@ -55,7 +59,7 @@ def _part(key: str, value: float | str) -> str:
     shown = clean(value) if isinstance(value, str) else plain_number(value)
     if key == "threads":
         return f"{shown} thread" + ("" if shown == "1" else "s")
-    return shown if key in {"device", "dtype"} else f"{clean(key)} {shown}"
+    return shown if key in {"device", "dtype", "library", "memory"} else f"{clean(key)} {shown}"
 
 
 def plain_number(value: float) -> str:
@@ -88,9 +92,20 @@ def ladders(measured: Measured) -> dict[str, dict[str, list[Reading]]]:
     found: dict[str, dict[str, list[Reading]]] = {}
     for reading in sorted(measured.readings, key=lambda r: (-threads_of(r), size_of(r))):
         if reading.name.startswith(LADDERS) and size_of(reading) > 0 and reading.best > 0:
-            found.setdefault(reading.name, {}).setdefault(place_of(reading, without=["bytes"]), []).append(reading)
+            found.setdefault(reading.name, {}).setdefault(place_of(reading, TELLING), []).append(reading)
     kept = {name: {at: r for at, r in series.items() if len(r) > 2} for name, series in found.items()}
     return {name: series for name, series in kept.items() if series}
+
+
+def ceiling_names(readings: Sequence[Reading]) -> list[str]:
+    """Return each ceiling's name, with the circumstances that tell it from others of the same name."""
+    names = []
+    for r in readings:
+        same = [other.where for other in readings if other.name == r.name]
+        keys = [key for key in TELLING if len({str(where.get(key)) for where in same}) > 1]
+        where = place_of(r, [*keys, "threads"] if r.name.startswith(LADDERS) else keys)
+        names.append(called(r.name) + (f" ({where})" if where else ""))
+    return names
 
 
 def spread_out(names: Sequence[str], most: int) -> list[str]:
@@ -104,11 +119,16 @@ def ceilings(measured: Measured) -> list[Reading]:
     """Return the readings that answer: of a ladder the largest size with all threads (read with one, too); all others."""
     groups: dict[tuple[str, str], list[Reading]] = {}
     for reading in sorted(measured.readings, key=lambda r: -threads_of(r)):
-        groups.setdefault((reading.name, place_of(reading, without=["bytes"])), []).append(reading)
+        keys = TELLING if reading.name.startswith(LADDERS) else TELLING[1:]
+        groups.setdefault((reading.name, place_of(reading, keys)), []).append(reading)
     answers = [max(group, key=_answer) for group in groups.values()]
     top = {name: max(threads_of(r) for r in answers if r.name == name) for name in {r.name for r in answers}}
     kept = [
-        r for r in answers if not r.name.startswith(LADDERS) or threads_of(r) in {*ONE.get(r.name, ()), top[r.name]}
+        r
+        for r in answers
+        if not r.name.startswith(LADDERS)
+        or threads_of(r) in {*ONE.get(r.name, ()), top[r.name]}
+        or r.where.get("node", "all") != "all"
     ]
     kinds = {kind: place for place, kind in enumerate(KINDS)}
     names = list(dict.fromkeys(r.name for r in kept))
@@ -168,3 +188,12 @@ def figures(device: Device) -> list[tuple[str, Figure, str]]:
         ("power", device.power_w, "W"),
     ]
     return [(name, figure, unit) for name, figure, unit in stated if figure is not None]
+
+
+def memory_roofs(device: Device) -> dict[str, float]:
+    """Return memory level -> read rate [B/s], measured caches first."""
+    measured = device.measured
+    caches = {clean(c.name): c.read_bytes_per_s for c in levels(measured)} if measured else {}
+    if measured and not caches:
+        caches = {clean(r.name[6:]).upper(): r.best for r in measured.readings if r.name.startswith("cache.")}
+    return {**caches, clean(device.memory_type) or "memory": device.memory_bytes_per_s.value}

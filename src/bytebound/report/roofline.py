@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bytebound.report.vega import INK, MUTED, PALETTE, POWERS, Chart, Spec, brief, frame
-from bytebound.report.words import clean
+from bytebound.report.words import clean, drawable
 from bytebound.units import show_rate, significant
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Dot:
     @property
     def drawable(self) -> bool:
         """Whether logarithmic axes can hold it."""
-        return all(0 < value < math.inf for value in (self.intensity, self.flop_per_s, self.roof))
+        return drawable(self.intensity, self.flop_per_s, self.roof)
 
 
 def roofline_chart(points: Sequence[RooflinePoint], *, chart_id: str = "roofline") -> Chart:
@@ -100,8 +100,8 @@ def machine_roofline(
         chart_id: of the element that holds it.
     """
     good = [dot for dot in dots if dot.drawable]
-    rates = {clean(name): rate for name, rate in memory.items() if 0 < rate < math.inf}
-    roofs = {clean(name): rate for name, rate in compute.items() if 0 < rate < math.inf}
+    rates = {clean(name): rate for name, rate in memory.items() if drawable(rate)}
+    roofs = {clean(name): rate for name, rate in compute.items() if drawable(rate)}
     slowest, fastest = min(rates.values(), default=1.0), max(rates.values(), default=1.0)
     top = max([*roofs.values(), *(dot.flop_per_s for dot in good)], default=100 * fastest)
     turns = [dot.intensity for dot in good] + [rate / slowest for rate in roofs.values()]

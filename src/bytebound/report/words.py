@@ -130,6 +130,16 @@ def glued(text: str) -> str:
     return re.sub(r"(?<=\d) (?=[%A-Za-zµ\d])", "\u00a0", text)
 
 
+def drawable(*values: float) -> bool:
+    """Return whether a logarithmic axis can hold every value.
+
+    Example:
+        >>> drawable(1e9, 0.2), drawable(0.0), drawable(math.nan), drawable(1e300)
+        (True, False, False, False)
+    """
+    return all(1e-30 < value < 1e30 for value in values)
+
+
 def percent(value: float, *, signed: bool = False) -> str:
     """Return a fraction as percent, as a multiple above +1000 %, with a real minus sign.
 
