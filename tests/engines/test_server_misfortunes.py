@@ -55,6 +55,21 @@ BAD = {
         lambda send, *_: [send(SSE), *(send(b"data: " + b"x" * 65536) for _ in range(40))],
         "a line is longer than",
     ),
+    "flood": (lambda send, *_: send(SSE + token() * 5000), "the stream brought over 16 token events"),
+    "strange": (
+        lambda send, *_: send(
+            SSE
+            + data({"choices": {"a": 1}})
+            + data({"choices": [None], "usage": [1]})
+            + data({"choices": [{"delta": [1], "text": 5, "finish_reason": {}}]})
+            + data(b"[DONE]")
+        ),
+        "the stream brought no token",
+    ),
+    "huge header": (
+        lambda send, *_: send(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 300_000 + b"\r\n\r\n"),
+        "the connection broke",
+    ),
     "packed": (
         lambda send, *_: send(SSE.replace(b"Connection", b"Content-Encoding: gzip\r\nConnection")),
         "the encoding gzip, though",
@@ -185,6 +200,7 @@ def test_interruption_keeps_what_is_finished():
         ("http://me:secret@127.0.0.1", "carries a user name"),
         ("http://127.0.0.1/v1?key=1", "a query or a fragment"),
         ("http://a\0b", "not an address"),
+        ("http://xn--a", "not an address"),
     ],
 )
 def test_wrong_addresses(url, words):

@@ -74,6 +74,7 @@ def test_slots_that_march_in_step_are_not_taken_for_faster_than_they_are():
     assert steady.best == pytest.approx(22, rel=0.1)
     assert steady.p10 == pytest.approx(22, rel=0.1)
     assert steady_tokens_per_s(run[:1] * 4) is None
+    assert steady_tokens_per_s([one(0.0), one(1.51), one(1.52)]) is None
 
 
 def test_failures_count_nowhere():

@@ -16,7 +16,7 @@ from bytebound.engines.load import arrivals, closed_loop, failing, open_loop
 from bytebound.engines.metrics_page import cache_settings, canonical, differences, gauges
 from bytebound.engines.null_server import STREAMS, client_overhead
 from bytebound.engines.server_kind import choose_model, identify
-from bytebound.engines.session import MetricsReader, Session, find_words, gauges_of, record, watching
+from bytebound.engines.session import SLACK, MetricsReader, Session, find_words, gauges_of, record, watching
 from bytebound.engines.summary import phases, succeeded
 from bytebound.errors import QuantityError, UnfinishedError, UnknownNameError
 from bytebound.units import show_time
@@ -60,7 +60,7 @@ async def drive(
             )  # fmt: skip
         session = await find_words(session, api, load.prompt)
         warm = [session.content(text, min(load.output, WARM_TOKENS)) for text in session.prompts(load.slots)]
-        await asyncio.gather(*(session.send(content) for content in warm))
+        await asyncio.gather(*(session.send(content, most=SLACK * WARM_TOKENS) for content in warm))
         tell("warmed up")
         to_page = endpoint(page) if page else where  # the key goes to the server that it is for, and nowhere else
         own = page.startswith(where.root)
@@ -111,7 +111,7 @@ async def _send_all(
         return time.perf_counter() - start
 
     async def send(index: int, due_s: float | None) -> RequestRun:
-        answer = await session.send(contents[index], clock=clock)
+        answer = await session.send(contents[index], most=SLACK * load.output, clock=clock)
         answers.append(answer)
         tell(f"{len(answers)} of {load.requests} requests")
         return record(answer, due_s=due_s, prompt=load.prompt)

@@ -44,9 +44,10 @@ def endpoint(url: str) -> Endpoint:
     mend = "write it as http://host:port"
     try:
         parsed = httpx.URL(url.strip())
+        host = parsed.host  # decodes international names, and may fail at it
     except (httpx.InvalidURL, ValueError) as error:
         raise RequestError(f"not an address: {error}", place="url", mend=mend) from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not host:
         raise RequestError(f"only http and https addresses can be driven, not {url[:80]!r}", place="url", mend=mend)
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise RequestError(f"there is no port {parsed.port}", place="url", mend=mend)
@@ -58,9 +59,9 @@ def endpoint(url: str) -> Endpoint:
         raise RequestError("the address has a query or a fragment", place="url", mend=mend)
     path = parsed.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/completions").removesuffix("/v1")
     try:
-        loopback = ipaddress.ip_address(parsed.host).is_loopback
+        loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = parsed.host == "localhost" or parsed.host.endswith(".localhost")
+        loopback = host == "localhost" or host.endswith(".localhost")
     return Endpoint(f"{parsed.scheme}://{parsed.netloc.decode('ascii')}{path}", loopback)
 
 

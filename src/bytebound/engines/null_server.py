@@ -68,7 +68,7 @@ async def client_overhead(concurrency: int) -> Overhead:
         async def stream(slot: int) -> None:
             for turn in range(ROUNDS):
                 content = body("completions", "null", f"{slot}.{turn}", output=EVENTS, extras={})
-                answer = await ask(client, where.at("/"), content, clock=time.perf_counter, timeout_s=10.0)
+                answer = await ask(client, where.at("/"), content, most=EVENTS, clock=time.perf_counter, timeout_s=10.0)
                 if turn and not answer.error:  # the first opens the connection
                     firsts.append(answer.tokens_at[0] - answer.sent_s)
                     delays.extend(seen - sent for seen, sent in zip(answer.tokens_at, written[content], strict=False))

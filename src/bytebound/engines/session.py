@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from bytebound.engines.server_kind import Server
 
+PROBE, SLACK = 2, 4
+"""Output tokens of a request that only finds the prompt's length; and events per token asked for that are believed."""
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 TRIES, NEAR = 3, 0.01
 """Requests that may be spent on finding the prompt's length, and the share of it that is near enough."""
@@ -53,9 +55,10 @@ class Session:
         extras = self.server.extras | ({"min_tokens": output} if self.server.engine == "vllm" else {})
         return body(self.api, self.model, prompt, output=output, extras=extras)
 
-    async def send(self, content: bytes, *, clock: Callable[[], float] = time.perf_counter) -> Answer:
-        """Send one request."""
-        return await ask(self.client, self.where.at(PATHS[self.api]), content, clock=clock, timeout_s=self.timeout_s)
+    async def send(self, content: bytes, *, most: int, clock: Callable[[], float] = time.perf_counter) -> Answer:
+        """Send one request of which at most ``most`` token events are expected."""
+        url = self.where.at(PATHS[self.api])
+        return await ask(self.client, url, content, most=most, clock=clock, timeout_s=self.timeout_s)
 
 
 async def find_words(session: Session, api: str, prompt: int) -> Session:
@@ -74,7 +77,7 @@ async def find_words(session: Session, api: str, prompt: int) -> Session:
     session = replace(session, api=apis[0], words=prompt)
     tried: list[tuple[int, int]] = []
     while len(tried) < TRIES:
-        answer = await session.send(session.content(session.prompts(1)[0], 2))
+        answer = await session.send(session.content(session.prompts(1)[0], PROBE), most=SLACK * PROBE)
         if answer.status in (404, 405, 501) and session.api != apis[-1]:
             session = replace(session, api=apis[-1])
             continue

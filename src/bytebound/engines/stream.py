@@ -34,9 +34,10 @@ def body(api: str, model: str, prompt: str, *, output: int, extras: Mapping[str,
 
 @dataclass(slots=True)
 class Answer:
-    """What one stream brought, on one clock [s]. ``tokens_at`` are events that carried a token."""
+    """What one stream brought, on one clock [s]. ``tokens_at`` are events that carried a token, ``most`` so many."""
 
     sent_s: float
+    most: int
     tokens_at: list[float] = field(default_factory=list)
     finish_s: float | None = None
     prompt_tokens: int | None = None
@@ -52,7 +53,7 @@ class Answer:
 
         Raises:
             UnfinishedError: the server reports an error.
-            DocumentError: an event that no such server sends.
+            DocumentError: an event that no such server sends, or too many.
         """
         if event.data.strip() == "[DONE]":
             self.done = True
@@ -81,6 +82,8 @@ class Answer:
         silent_token = "" in texts and not finished and "role" not in delta
         if any(isinstance(text, str) and text for text in texts) or silent_token:
             self.tokens_at.append(now_s)
+            if len(self.tokens_at) > self.most:
+                raise DocumentError(f"the stream brought over {self.most} token events, more than was asked for")
         if finished:
             self.finish_s = now_s
 
@@ -95,14 +98,16 @@ class Answer:
 
 
 async def ask(
-    client: httpx.AsyncClient, url: str, content: bytes, *, clock: Callable[[], float], timeout_s: float
+    client: httpx.AsyncClient, url: str, content: bytes, *, most: int, clock: Callable[[], float], timeout_s: float
 ) -> Answer:
     """Send one streaming request and return what came back; a failure is in ``error``, with what came before it.
+
+    A stream of more than ``most`` token events is not believed, nor read on.
 
     Where a server closes a kept-open connection just when it is used again, nothing comes back, at once: the request is
     sent once more, and its time goes on from the first sending.
     """
-    answer = Answer(sent_s=clock())
+    answer = Answer(sent_s=clock(), most=most)
     try:
         async with asyncio.timeout(timeout_s) as deadline:
             try:

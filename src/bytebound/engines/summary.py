@@ -88,25 +88,26 @@ def steady_window(requests: Sequence[RequestRun]) -> tuple[float, float] | None:
 
 
 def steady_tokens_per_s(requests: Sequence[RequestRun]) -> Spread | None:
-    """Return output tokens per second in the steady window; None where it is shorter than a request.
+    """Return output tokens per second in the steady window; None where it is shorter than nine tenths of a request.
 
-    Each sample is a stretch as long as the median request, begun when a request was sent: slots that march in step
-    prefill together and then decode together, and a shorter stretch would see only one of the two. An event that
-    carried text stands for its share of the request's output tokens.
+    Each sample is a stretch in which as many requests were sent as are in flight on average: one cycle of a closed
+    loop. Slots that march in step prefill together and then decode together, and another length would see too much of
+    one of the two. An event that carried text stands for its share of the request's output tokens.
     """
     window, good = steady_window(requests), succeeded(requests)
-    if window is None:
+    if window is None or window[1] - window[0] < 0.9 * float(np.median([_last(run) - run.sent_s for run in good])):
         return None
-    length = float(np.median([_last(run) - run.sent_s for run in good]))
-    starts = np.array([run.sent_s for run in good if window[0] <= run.sent_s <= window[1] - length])
-    if not starts.size or length <= 0:
-        return None
+    busy = sum(max(min(_last(run), window[1]) - max(run.sent_s, window[0]), 0.0) for run in good)
+    flying = max(round(busy / (window[1] - window[0])), 1)
+    sends = np.sort([run.sent_s for run in good if run.sent_s >= window[0]])
+    starts, ends = sends[:-flying], sends[flying:]
     at = np.concatenate([_events_s(run) for run in good])
     tokens = np.concatenate([np.full(len(run.gaps_s) + 1, run.output_tokens / (len(run.gaps_s) + 1)) for run in good])
     order = np.argsort(at)
     until = np.concatenate([[0.0], np.cumsum(tokens[order])])
-    inside = until[np.searchsorted(at[order], starts + length)] - until[np.searchsorted(at[order], starts)]
-    return spread(inside / length, rate=True)
+    inside = until[np.searchsorted(at[order], ends)] - until[np.searchsorted(at[order], starts)]
+    longer = ends > starts
+    return spread(inside[longer] / (ends - starts)[longer], rate=True)
 
 
 def phases(requests: Sequence[RequestRun]) -> tuple[PhaseRun, ...]:
