@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "skills").rglob("*.md")])
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-WITHOUT_DOCTESTS = {"bytebound.__main__"}  # importing it runs the command line
+WITHOUT_DOCTESTS = {
+    "bytebound.__main__",  # importing it runs the command line
+    "bytebound.measure.triton_kernels",  # imported only where Triton is
+}
 
 pytestmark = pytest.mark.filterwarnings("error")
 

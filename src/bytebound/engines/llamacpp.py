@@ -165,12 +165,11 @@ class Session:
     sequences: int
     micro_batch: int
 
-    def fill(self, depth: int) -> None:
-        """Put every sequence at ``depth`` tokens (of random ids), from nothing."""
-        memory = self.library.handle.llama_get_memory(self.context)
-        self.library.handle.llama_memory_seq_rm(memory, -1, -1, -1)
+    def fill(self, depth: int, *, past: int = 0) -> None:
+        """Put every sequence at ``depth`` tokens (of arbitrary ids), from nothing or from ``past`` tokens that are there."""
+        self._trim(past)
         for sequence in range(self.sequences):
-            for start in range(0, depth, self.micro_batch):
+            for start in range(past, depth, self.micro_batch):
                 count = min(self.micro_batch, depth - start)
                 self._decode([(sequence, start + i) for i in range(count)], every=False)
 

@@ -101,7 +101,7 @@ def _rows() -> Iterator[str]:
                 yield f"{place}: no source"
             if not (cells.get("confidence") or name == "trend_series.csv"):
                 yield f"{place}: no confidence"
-            if name not in NO_HOW and cells.get("how") not in {"cited", "derived", "assumed"}:
+            if name not in NO_HOW and cells.get("how") not in {"cited", "derived", "measured", "assumed"}:
                 yield f"{place}: how is {cells.get('how')!r}"
             for column, text in cells.items():
                 if _is_number(text) and f"_{column}".endswith(UNIT_ENDINGS) and not 0 < float(text) < math.inf:

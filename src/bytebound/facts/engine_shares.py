@@ -35,7 +35,7 @@ def engine_shares() -> Mapping[tuple[str, str, str], EngineShare]:
     return MappingProxyType(
         {
             (row["engine"], row["kind"], row["part"]): EngineShare(
-                float(row["share"]), float(row["low"]), float(row["high"]), cast("How", row["how"]), row["source"], row["date"]
+                float(row["share"]), float(row["low_share"]), float(row["high_share"]), cast("How", row["how"]), row["source"], row["date"]
             )
             for _, row in read_table("engine_shares.csv")
         }

@@ -109,7 +109,7 @@ def calibrate(
     library = load_llamacpp()
     threads = threads or usable_threads()
     with tempfile.TemporaryDirectory(prefix="bytebound-") as folder, ExitStack() as opened:
-        workshop = Workshop(Path(folder), opened, threads, flash, kv)
+        workshop = Workshop(Path(folder), opened, threads, flash, kv, context=max(depth, sum(PAIRS)) + 8)
         say(f"writing small models in the shape of {architecture.name}")
         steps, bodies = prepare(workshop, target, depth)
         evictor = Evictor(threads)
@@ -138,14 +138,15 @@ class Workshop:
     threads: int
     flash: str
     kv: str
+    context: int
 
-    def open(self, name: str, shape: Shape, weights: str, depth: int, *, head: str = "", flash: str = "") -> Session:
-        """Write the probe once and open a session that holds ``depth`` tokens."""
+    def open(self, name: str, shape: Shape, weights: str, *, head: str = "") -> Session:
+        """Write the probe once and open a session; all hold as many tokens, for strides of the cache cost time too."""
         path = self.folder / f"{name}.gguf"
         if not path.exists():
             write_random_gguf(path, shape, weights, head=head)
         return self.opened.enter_context(
-            open_session(path, context=depth + 640, threads=self.threads, flash=flash or self.flash, kv=self.kv)
+            open_session(path, context=self.context, threads=self.threads, flash=self.flash, kv=self.kv)
         )
 
 
@@ -163,20 +164,20 @@ def prepare(shop: Workshop, target: Target, depth: int) -> tuple[list[Step], lis
     """Open every probe and return its steps."""
     total = target.weight_bytes
     steps = [
-        Step("empty.1", shop.open("empty1", empty_shape(1), "fp16", 1), 0, total),
-        Step(f"empty.{EMPTY_LAYERS}", shop.open("empty8", empty_shape(EMPTY_LAYERS), "fp16", 1), 0, total),
+        Step("empty.1", shop.open("empty1", empty_shape(1), "fp16"), 0, total),
+        Step(f"empty.{EMPTY_LAYERS}", shop.open("empty8", empty_shape(EMPTY_LAYERS), "fp16"), 0, total),
     ]
     bodies = []
     for weights in target.body_bytes:
         shape = body_shape(target, weights)
         size = shape.layers * layer_bytes(shape, weights)
-        bodies.append(Body(weights, shop.open(f"body{weights}", shape, weights, 1), shape, size))
+        bodies.append(Body(weights, shop.open(f"body{weights}", shape, weights), shape, size))
         steps.append(Step(f"body.{weights}", bodies[-1].session, 0, max(total - size, 0.0)))
-    head = shop.open("head", head_shape(target), "fp16", 1, head=target.head_weights)
+    head = shop.open("head", head_shape(target), "fp16", head=target.head_weights)
     steps.append(Step("head", head, 0, total))
     shape = attention_shape(target)
     for at in depths(depth):
-        session = shop.open("attention", shape, "fp16", at)
+        session = shop.open("attention", shape, "fp16")
         session.fill(at)
         own = at * target.kv_bytes_per_token * shape.layers / target.layers
         steps.append(Step(f"attention.{at}", session, at, max(total + at * target.kv_bytes_per_token - own, 0.0)))
@@ -223,7 +224,7 @@ def pair_cost(shop: Workshop, target: Target) -> float:
     """Return prefill attention's seconds per query-key pair (of one head): a pass late in a context less one at its start."""
     shape = attention_shape(target)
     tokens, past = PAIRS
-    session = shop.open("attention", shape, "fp16", past + tokens)
+    session = shop.open("attention", shape, "fp16")
     session.fill(past)
     late = [sample(Step("late", session, past, 0.0, tokens).run) for _ in range(3)]
     session.fill(0)
