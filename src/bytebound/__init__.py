@@ -16,28 +16,36 @@ if TYPE_CHECKING:
     from bytebound.audit import audit_fleet
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.audit import Audit
+    from bytebound.documents.calibration import Calibration
     from bytebound.documents.device import Device, Machine
     from bytebound.documents.estimate import Estimate
     from bytebound.documents.fleet import Fleet, read_fleet
+    from bytebound.documents.observation import Observation, Run
     from bytebound.documents.values import from_json, json_schema, to_json
     from bytebound.documents.work import Serve, Train
     from bytebound.errors import ByteboundError
     from bytebound.facts.devices import find_device
     from bytebound.facts.machines import find_machine
     from bytebound.models import read_model
+    from bytebound.observe.calibrate import calibrate
+    from bytebound.observe.compare import observe_run
     from bytebound.predict import diagnose, estimate, fit
 
 _HOMES = {
     "Architecture": "bytebound.documents.architecture",
     "Audit": "bytebound.documents.audit",
     "ByteboundError": "bytebound.errors",
+    "Calibration": "bytebound.documents.calibration",
     "Device": "bytebound.documents.device",
     "Estimate": "bytebound.documents.estimate",
     "Fleet": "bytebound.documents.fleet",
     "Machine": "bytebound.documents.device",
+    "Observation": "bytebound.documents.observation",
+    "Run": "bytebound.documents.observation",
     "Serve": "bytebound.documents.work",
     "Train": "bytebound.documents.work",
     "audit_fleet": "bytebound.audit",
+    "calibrate": "bytebound.observe.calibrate",
     "diagnose": "bytebound.predict",
     "estimate": "bytebound.predict",
     "find_device": "bytebound.facts.devices",
@@ -45,6 +53,7 @@ _HOMES = {
     "fit": "bytebound.predict",
     "from_json": "bytebound.documents.values",
     "json_schema": "bytebound.documents.values",
+    "observe_run": "bytebound.observe.compare",
     "read_fleet": "bytebound.documents.fleet",
     "read_model": "bytebound.models",
     "to_json": "bytebound.documents.values",
@@ -54,13 +63,17 @@ __all__ = [
     "Architecture",
     "Audit",
     "ByteboundError",
+    "Calibration",
     "Device",
     "Estimate",
     "Fleet",
     "Machine",
+    "Observation",
+    "Run",
     "Serve",
     "Train",
     "audit_fleet",
+    "calibrate",
     "diagnose",
     "estimate",
     "find_device",
@@ -68,6 +81,7 @@ __all__ = [
     "fit",
     "from_json",
     "json_schema",
+    "observe_run",
     "read_fleet",
     "read_model",
     "to_json",

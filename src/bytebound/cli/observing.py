@@ -84,7 +84,7 @@ def observe(
         )
     from bytebound.cli.observing_runs import run_target  # noqa: PLC0415
     from bytebound.documents.work import Serve  # noqa: PLC0415
-    from bytebound.observe.compare import observe as lay_beside  # noqa: PLC0415
+    from bytebound.observe.compare import observe_run  # noqa: PLC0415
 
     with progress(quiet=quiet) as tell:
         calibration = None
@@ -99,7 +99,7 @@ def observe(
     if architecture is None:
         architecture = known(run.model, guess=True)
     work = Serve(weights=format_of(run, weights), kv=kv, attention="eager" if flash == "off" else "flash")
-    found = lay_beside(run, architecture, machine, work=work, calibration=calibration, datasheet=sheet)
+    found = observe_run(run, architecture, machine, work=work, calibration=calibration, datasheet=sheet)
     keep_all(history, found, quiet=quiet)
     if html is not None:
         from bytebound.report.observation_html import observation_html  # noqa: PLC0415

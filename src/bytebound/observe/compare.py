@@ -45,7 +45,7 @@ class Weighed:
     network_s: float
 
 
-def observe(
+def observe_run(
     run: Run,
     model: Architecture | None,
     machine: Machine,
