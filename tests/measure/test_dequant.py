@@ -15,11 +15,11 @@ from bytebound.measure import dequant_kernels
 SCALES = {"q8_0": 127, "q4_0": 127}
 
 
-def product(matrix, vector, kind, threads=2):
+def product(matrix, vector, kind, threads=2, way=(2, 512)):
     """Return the kernel's product."""
     weights, result = quantize(matrix, kind), np.full(len(matrix), np.nan, dtype=np.float32)
     with ThreadPoolExecutor(2) as pool:
-        matvec(weights, activations(vector, kind), kind, result, pool=pool, threads=threads)
+        matvec(weights, activations(vector, kind), kind, result, pool=pool, threads=threads, way=way)
     return result
 
 
@@ -52,14 +52,14 @@ def test_bytes_are_ggufs(kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_products_are_right(kind, threads):
-    """Against gguf's dequantised weights, in fp64."""
+@pytest.mark.parametrize(("threads", "way"), list(zip([1, 2, 3, 2], dequant_kernels.WAYS, strict=True)))
+def test_products_are_right(kind, threads, way):
+    """Against gguf's dequantised weights, in fp64, however many rows are worked on at once."""
     random = np.random.default_rng(1)
     matrix, vector = random.standard_normal((24, 512), dtype=np.float32), random.standard_normal(512, dtype=np.float32)
     expected = reference(quantize(matrix, kind), kind, 512) @ plain(vector, kind)
 
-    assert np.allclose(product(matrix, vector, kind, threads), expected, atol=1e-3)
+    assert np.allclose(product(matrix, vector, kind, threads, way), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])

@@ -221,7 +221,7 @@ def test_ceilings_of_the_device():
     """Bandwidth is the best read at the largest size with most threads; caches come from the measured edge."""
     smaller = reading("memory.read", 9e11, bytes=2.0**24, threads=56.0, node="all")
     node = reading("memory.read", 4e11, bytes=2.0**33, threads=28.0, node=0.0)
-    canary = reading("canary.read", 3.1e11, bytes=2.0**31, threads=56.0, node="all")
+    canary = reading("canary.read", 3.1e11, bytes=2.0**32, threads=56.0, node="all")
     level = CacheLevel(name="L3", bytes=1e8, read_bytes_per_s=1e12)
     device = here.cpu_device(measured(smaller, DRAM, node, canary, FP32, caches=(level,)), "Intel Xeon")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bytebound.measure.sampling import Probe
+from bytebound.measure.sampling import Probe, interleave
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ Format = Literal["q8_0", "q4_0", "f16", "bf16", "f32"]
 FORMATS: tuple[Format, ...] = ("q8_0", "q4_0", "f16", "bf16", "f32")
 COLUMNS = 8192
 """Inputs of the probed product: wide enough that a row is a long stream, as in models of 8 G parameters and up."""
+PAGE = 4096
 HOW = {
     "q8_0": "blocks of 32 8-bit weights with an fp16 scale × 8-bit activations",
     "q4_0": "blocks of 32 4-bit weights with an fp16 scale × 8-bit activations",
@@ -87,21 +89,22 @@ def activations(vector: Floats, kind: Format) -> Activations:
 
 
 def matvec(
-    weights: Bytes, vector: Activations, kind: Format, result: Floats, *, pool: ThreadPoolExecutor, threads: int
-) -> None:
+    weights: Bytes, vector: Activations, kind: Format, result: Floats, *,
+    pool: ThreadPoolExecutor, threads: int, way: tuple[int, int] = (2, 512),
+) -> None:  # fmt: skip
     """Multiply rows of ``weights`` (as ``quantize`` makes them) with ``vector`` into ``result`` on ``threads`` threads.
 
-    Rows are a multiple of four; each thread takes a run of rows and works on four far-apart ones at once.
+    Rows are a multiple of four; each thread takes a run of rows and works on them in one of ``dequant_kernels.WAYS``.
     """
     from bytebound.measure.dequant_kernels import BLOCK_BYTES, ROWS, kernel  # noqa: PLC0415 - needs numba
 
-    run = kernel(kind)
+    run = kernel(kind, *way)
     row_bytes = weights.shape[1]
     blocks = row_bytes // BLOCK_BYTES[kind]
     edges = np.linspace(0, len(weights) // ROWS, threads + 1).astype(int) * ROWS
 
     def part(first: int, last: int) -> None:
-        rows = (last - first) // ROWS
+        rows = (last - first) // way[0]
         place, answer = weights.ctypes.data + first * row_bytes, result.ctypes.data + 4 * first
         run(place, row_bytes, rows, vector.values.ctypes.data, vector.scales.ctypes.data, blocks, answer, rows)
 
@@ -115,23 +118,40 @@ def matvec(
 def dequant_probe(kind: Format, *, matrix_bytes: float, threads: int) -> Iterator[Probe]:
     """Give a probe of weight bytes per second [B/s] of a product with about ``matrix_bytes`` of weights.
 
+    It works in the way that was fastest of three interleaved trials.
+
     Args:
         kind: one of ``FORMATS``.
         matrix_bytes: well above the last cache, so that weights come from memory as they do in decoding.
         threads: as many as the read ceiling was taken with.
     """
+    from bytebound.measure.dequant_kernels import WAYS  # noqa: PLC0415 - needs numba
+
     random = np.random.default_rng(0)
     few = quantize(random.standard_normal((4 * threads, COLUMNS), dtype=np.float32), kind)
-    copies = max(int(matrix_bytes / few.nbytes), 1)
-    weights = np.tile(few, (copies, 1))  # memory of its own for every row: that the content repeats, no cache can tell
+    weights = _tiled(few, max(int(matrix_bytes / few.nbytes), 1))
     vector = activations(random.standard_normal(COLUMNS, dtype=np.float32), kind)
     result = np.zeros(len(weights), dtype=np.float32)
     with ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="dequant") as pool:
-
-        def work() -> None:
-            matvec(weights, vector, kind, result, pool=pool, threads=threads)
-
+        multiply = partial(matvec, weights, vector, kind, result, pool=pool, threads=threads)
+        trials = [Probe(str(way), "s", 1.0, partial(multiply, way=way), "") for way in WAYS]
+        taken = interleave(trials, rounds=3)
+        rows, ahead = min(WAYS, key=lambda way: min(each.seconds for each in taken[str(WAYS.index(way))]))
+        how = f"{HOW[kind]}; {rows} rows at once" + (f", asked for {ahead} bytes ahead" if ahead else "")
         yield Probe(
-            f"dequant.{kind}", "B/s", float(weights.nbytes), work, HOW[kind],
+            f"dequant.{kind}", "B/s", float(weights.nbytes), partial(multiply, way=(rows, ahead)), how,
             {"rows": float(len(weights)), "columns": float(COLUMNS), "threads": float(threads)},
         )  # fmt: skip
+
+
+def _tiled(few: Bytes, copies: int) -> Bytes:
+    """Return ``few`` rows ``copies`` times over, from the start of a page on.
+
+    Every row has memory of its own; that the content repeats, no cache can tell.
+    """
+    size = copies * few.nbytes
+    room = np.empty(size + PAGE, dtype=np.uint8)
+    start = -room.ctypes.data % PAGE
+    weights = room[start : start + size].reshape(copies * len(few), -1)
+    weights.reshape(copies, *few.shape)[:] = few
+    return weights

@@ -1,7 +1,7 @@
 """Matrix-vector products that dequantise as they read, in machine code for the processor in hand.
 
-As in ``kernels``, the loops are LLVM code and numba only compiles them. One call works on four rows that lie far apart:
-four streams keep more of the memory busy than one, and each block of activations is loaded once for all four. Integer
+As in ``kernels``, the loops are LLVM code and numba only compiles them. A kernel works on several rows at once that lie
+far apart: more streams keep more of the memory busy, and each block of activations is loaded once for all. Integer
 formats multiply 8-bit weights with 8-bit activations and add up in 32 bits, as llama.cpp does; with VNNI that is one
 instruction for 32 products, elsewhere widening multiplications.
 """
@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bytebound.errors import RequestError
+from bytebound.measure.kernels import prefetch
 
 try:
     from llvmlite import binding, ir
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     Run = Callable[[int, int, int, int, int, int, int, int], None]
     """``run(weights, row_bytes, apart, values, scales, blocks, result, rows)``: see ``kernel``."""
 
+WAYS = ((1, 512), (2, 512), (4, 0), (4, 512))
+"""Rows worked on at once, and how many bytes ahead of each they are asked for (0: not); the fastest depends on the machine."""
 ROWS = 4
-"""Rows worked on at once."""
+"""Every matrix is a multiple of so many rows: the most of ``WAYS``."""
 BLOCK = 32
 """Weights that share a scale, in both formats of blocks; the step of the loop in the plain ones."""
 BLOCK_BYTES = {"q8_0": 34, "q4_0": 18, "f16": 64, "bf16": 64, "f32": 128}
@@ -142,7 +145,7 @@ def _fma(b: ir.IRBuilder, one: Any, two: Any, three: Any) -> Any:
     return b.fadd(b.fmul(one, two, flags=["contract"]), three, flags=["contract"])
 
 
-def _body(kind: str) -> Callable[[ir.IRBuilder, Sequence[Any]], None]:
+def _body(kind: str, count: int, ahead: int) -> Callable[[ir.IRBuilder, Sequence[Any]], None]:
     integer = kind in ("q8_0", "q4_0")
     block = _integer_block(kind) if integer else _plain_block(kind)
     kind_of_total = _vector(_F32, 8 if integer else 16)
@@ -151,7 +154,7 @@ def _body(kind: str) -> Callable[[ir.IRBuilder, Sequence[Any]], None]:
     def body(b: ir.IRBuilder, arguments: Sequence[Any]) -> None:
         weights, row_bytes, apart, values, scales, blocks, result = arguments
         step = b.mul(row_bytes, apart)
-        rows = [b.add(weights, b.mul(step, _I64(i))) for i in range(ROWS)]
+        rows = [b.add(weights, b.mul(step, _I64(i))) for i in range(count)]
         zero = ir.Constant(kind_of_total, [0.0] * kind_of_total.count)
         totals = [cgutils.alloca_once_value(b, zero) for _ in rows]
         with cgutils.for_range_slice(b, _I64(0), blocks, _I64(1), _I64) as (index, _):
@@ -159,6 +162,8 @@ def _body(kind: str) -> Callable[[ir.IRBuilder, Sequence[Any]], None]:
             scale = b.add(scales, b.mul(index, _I64(8)))
             for row, total in zip(rows, totals, strict=True):
                 place = b.add(row, b.mul(index, _I64(BLOCK_BYTES[kind])))
+                if ahead:
+                    prefetch(b, b.add(place, _I64(ahead)))
                 b.store(block(b, place, here, scale, b.load(total)), total)
         for i, total in enumerate(totals):
             found = b.load(total)
@@ -172,19 +177,19 @@ def _body(kind: str) -> Callable[[ir.IRBuilder, Sequence[Any]], None]:
 
 
 @cache
-def kernel(kind: str) -> Run:
+def kernel(kind: str, count: int, ahead: int) -> Run:
     """Return the kernel of a format of ``BLOCK_BYTES``, compiled on first use; it releases the interpreter lock.
 
-    ``run(weights, row_bytes, apart, values, scales, blocks, result, rows)`` multiplies ``ROWS`` × ``rows`` rows: for each
-    of ``rows`` rows from address ``weights`` also those ``apart``, 2 × ``apart`` and 3 × ``apart`` rows further on, and
-    stores fp32 results in the same places from address ``result``. ``values`` is the address of the activations (8-bit
+    ``run(weights, row_bytes, apart, values, scales, blocks, result, rows)`` multiplies ``count`` × ``rows`` rows: for each
+    of ``rows`` rows from address ``weights`` also those ``apart``, 2 × ``apart``, … rows further on, and stores fp32
+    results in the same places from address ``result``. ``values`` is the address of the activations (8-bit
     integers, or fp32 for plain formats), ``scales`` of a pair per block: the fp32 scale, and the sum of the block's
     activations as a 32-bit integer (integer formats only). A row holds ``blocks`` blocks.
     """
-    body = _body(kind)
+    body = _body(kind, count, ahead)
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def four(  # noqa: PLR0917 - numba has no keywords
+    def work(  # noqa: PLR0917 - numba has no keywords
         typing: Any, w: Any, row_bytes: Any, apart: Any, x: Any, s: Any, blocks: Any, y: Any
     ) -> Any:
         del typing, w, row_bytes, apart, x, s, blocks, y
@@ -201,6 +206,6 @@ def kernel(kind: str) -> Run:
         w: int, row_bytes: int, apart: int, x: int, s: int, blocks: int, y: int, rows: int
     ) -> None:
         for row in range(rows):
-            four(w + row * row_bytes, row_bytes, apart, x, s, blocks, y + 4 * row)
+            work(w + row * row_bytes, row_bytes, apart, x, s, blocks, y + 4 * row)
 
     return run  # type: ignore[no-any-return]

@@ -82,7 +82,8 @@ def _store(b: ir.IRBuilder, value: Any, address: Any, width: int, *, streaming: 
         store.set_metadata("nontemporal", b.module.add_metadata([_I32(1)]))
 
 
-def _prefetch(b: ir.IRBuilder, address: Any) -> None:
+def prefetch(b: ir.IRBuilder, address: Any) -> None:
+    """Ask for the line at ``address`` before it is needed, to be read and kept."""
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
@@ -156,7 +157,7 @@ def _storing(arrays: int, width: int, *, streaming: bool, ahead: bool = False) -
                     addresses = [_at(b, starts[which], offset, place) for which in source]
                     if ahead and place % 64 == 0:
                         for address in addresses:
-                            _prefetch(b, _at(b, address, _AHEAD))
+                            prefetch(b, _at(b, address, _AHEAD))
                     read = [_load(b, address, width) for address in addresses]
                     value = read[0] if read else fill
                     if arrays == 3:

@@ -23,6 +23,7 @@ from bytebound.measure.system import Cpu, physical_cores, read_cpu, read_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from bytebound.documents.device import Device
     from bytebound.measure.gpu import Accelerator
@@ -120,15 +121,15 @@ def check_threads(threads: int | None, system: System) -> None:
 def heard() -> Iterator[Callable[[], None]]:
     """Give a function that raises KeyboardInterrupt once Ctrl-C was pressed.
 
-    Ctrl-C raises at once as always; but where that happens in a callback of the compiler it is swallowed there, and only
-    what was written down remains.
+    Ctrl-C raises at once as always, but not while a kernel is compiled (under a second): in a callback of the compiler
+    the exception would be printed and lost. A second Ctrl-C always raises.
     """
     pressed: list[int] = []
 
-    def press(number: int, frame: object) -> None:
-        del frame
+    def press(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
-        raise KeyboardInterrupt
+        if len(pressed) > 1 or not compiling(frame):
+            raise KeyboardInterrupt
 
     def check() -> None:
         if pressed:
@@ -142,6 +143,15 @@ def heard() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def compiling(frame: FrameType | None) -> bool:
+    """Return whether ``frame`` runs inside the compiler."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in ("numba", "llvmlite"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Run:
