@@ -36,6 +36,7 @@ CANARY = [Probe("memory.read", "B/s", 1e6, lambda: None, "nothing")]
 def no_canaries(monkeypatch):
     """Half a gigabyte per sample is for measurements, and a busy machine may make any dtype look emulated."""
     monkeypatch.setattr(torch_limits, "slowdown", lambda _dtype: 1.0)
+    monkeypatch.setattr(torch_model, "PROFILED_STEPS", 1)
     monkeypatch.setattr(torch_model, "canaries", lambda _stack, _accelerator: CANARY)
 
 
@@ -82,7 +83,7 @@ def test_flops_agree_with_pytorchs_own_counter(values, attention):
             counted()
         dense = 2 * 2 * (tokens * matrices + head)
         square = counter.get_total_flops() - dense
-        runs, _ = profile_steps(step, model, count=2, warm=1, accelerator=PROCESSOR)
+        runs, _ = profile_steps(step, model, count=2, accelerator=PROCESSOR)
         assert flops_of(runs, "gemm") == dense
         half = 25 / 48 if attention == "sdpa" and tokens > 1 else 1.0  # n (n + 1) / 2 of n² pairs: a causal prompt
         assert flops_of(runs, "attention") == pytest.approx(square * half, rel=1e-12)
@@ -93,7 +94,7 @@ def test_decode_products_read_every_weight_once():
     model = build(LLAMA)
     steps = steps_of(model, batch=1)
     cache = steps.fill()
-    runs, _ = profile_steps(lambda: steps.decode(cache), model, count=2, warm=1, accelerator=PROCESSOR)
+    runs, _ = profile_steps(lambda: steps.decode(cache), model, count=2, accelerator=PROCESSOR)
     products = [run for run in runs if run.kind == "gemm"]
     matrices = sum(p.numel() * 4 for p in model.parameters() if p.dim() == 2)
     passed = 4 * 2 * (2 * (64 + 64) + 2 * (64 + 32) + 2 * (64 + 96) + 96 + 64) + 4 * (64 + 250)
@@ -109,7 +110,7 @@ def test_growing_the_cache_is_counted():
     model = build(LLAMA)
     steps = steps_of(model, batch=2, depth=400)
     cache = steps.fill()
-    runs, _ = profile_steps(lambda: steps.decode(cache), model, count=2, warm=1, accelerator=PROCESSOR)
+    runs, _ = profile_steps(lambda: steps.decode(cache), model, count=2, accelerator=PROCESSOR)
     kv = 2 * 2 * 2 * 401 * 2 * 16 * 4  # layers, k and v, sequences, tokens, heads, width, bytes
     cat = next(run for run in runs if run.name == "cat")
     assert 2 * kv <= cat.bytes <= 2 * kv + 20_000
@@ -138,7 +139,7 @@ def test_other_operators_move_what_a_dispatch_mode_sees():
 
     with Watch():
         steps.prefill()
-    runs, _ = profile_steps(steps.prefill, model, count=2, warm=1, accelerator=PROCESSOR)
+    runs, _ = profile_steps(steps.prefill, model, count=2, accelerator=PROCESSOR)
     ours = {run.name: run.bytes for run in runs}
     for name in names:
         assert ours[name] == pytest.approx(seen[name], rel=0.01), name
@@ -148,7 +149,7 @@ def test_operators_and_the_rest_make_the_step():
     """Seconds of all rows add up to the profiled step, and no row has a negative or a moved amount without a time."""
     model = build(LLAMA)
     steps = steps_of(model)
-    runs, seconds = profile_steps(steps.prefill, model, count=1, warm=0, accelerator=PROCESSOR)
+    runs, seconds = profile_steps(steps.prefill, model, count=1, accelerator=PROCESSOR)
     assert sum(run.seconds for run in runs) == pytest.approx(seconds, rel=0.2)
     assert all(run.seconds >= 0 and run.flops >= 0 and run.bytes >= 0 for run in runs)
     assert {run.kind for run in runs} == {"gemm", "attention", "elementwise", "other"}

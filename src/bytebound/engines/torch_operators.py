@@ -227,33 +227,26 @@ def _holds(event: Any, weights: Weights) -> bool:
     return any(counted(child, weights) is not None or _holds(child, weights) for child in operators(event))
 
 
-def operator_runs(
-    events: Sequence[Any], weights: Weights, *, warm: int = 0, device: bool = False
-) -> tuple[OperatorRun, ...]:
-    """Return the operators of one average step, the longest first.
+def operator_runs(step: Any, weights: Weights, *, device: bool = False) -> tuple[OperatorRun, ...]:
+    """Return the operators of one profiled step, the longest first; their seconds add up to the step's.
 
     Args:
-        events: the profiler's, with a range called ``STEP`` around every step.
+        step: the profiler's event of the range called ``STEP``.
         weights: names of the model's matrices.
-        warm: steps at the start to leave out.
         device: count the time of device kernels instead of the host's.
     """
-    steps = [event for event in events if event.name == STEP and event.cpu_parent is None][warm:]
     total: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0.0] * 4)
-    for step in steps:
-        for event in operators(step):
-            for piece, work, whole in pieces(event, weights):
-                seconds = _seconds(piece, device=device, whole=whole)
-                name = VIEWS if whole and work is NOTHING else piece.name.removeprefix("aten::")
-                row = total[name, work.kind, work.shapes]
-                for at, value in enumerate((1.0, seconds, work.flops, work.bytes)):
-                    row[at] += value
-    count = max(len(steps), 1)
+    for event in operators(step):
+        for piece, work, whole in pieces(event, weights):
+            name = VIEWS if whole and work is NOTHING else piece.name.removeprefix("aten::")
+            row = total[name, work.kind, work.shapes]
+            for at, value in enumerate((1.0, _seconds(piece, device=device, whole=whole), work.flops, work.bytes)):
+                row[at] += value
     runs = [
-        OperatorRun(name, kind, calls=c / count, seconds=s / count, flops=f / count, bytes=b / count, shapes=shapes)
-        for (name, kind, shapes), (c, s, f, b) in total.items()
+        OperatorRun(name, kind, calls=calls, seconds=seconds, flops=flops, bytes=moved, shapes=shapes)
+        for (name, kind, shapes), (calls, seconds, flops, moved) in total.items()
     ]
-    between = sum(step.cpu_time_total for step in steps) * 1e-6 / count - sum(run.seconds for run in runs)
+    between = step.cpu_time_total * 1e-6 - sum(run.seconds for run in runs)
     runs.append(OperatorRun(BETWEEN, "other", calls=0.0, seconds=max(between, 0.0), flops=0.0, bytes=0.0))
     return tuple(sorted(runs, key=lambda run: -run.seconds))
 
