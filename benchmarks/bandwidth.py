@@ -3,8 +3,9 @@
 ``python benchmarks/bandwidth.py`` compiles ``stream.c`` with ``cc -O3 -fopenmp``, lets everybody work on the same block of
 memory in every round, starting with another one each time, and prints Markdown; ``--json`` prints the same numbers. Each kind
 of access (read, copy, triad, write) has its own rounds, short enough that a machine whose memory changes its speed for
-seconds treats everybody in a round alike; the shares are medians of the ratios within rounds. Of the C kernels the three
-that win a trial compete. Bytes are counted as STREAM counts them. torch is optional. Nothing here asserts a time.
+seconds treats everybody in a round alike; the shares are medians of the ratios within rounds. Every C kernel and every one
+of ours competes; the best three of C and our best are printed. Bytes are counted as STREAM counts them. torch is optional.
+Nothing here asserts a time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before any OpenMP: threads that spin would take others' turns
 
 from bytebound.measure.crew import Crew, usable_cpus
-from bytebound.measure.ladder import fastest
+from bytebound.measure.kernels import ways
 from bytebound.measure.load import load_between, read_load
 from bytebound.units import show_capacity
 
@@ -98,11 +99,11 @@ def c_subjects(library: ctypes.CDLL, crew: Crew, part: int, passes: int) -> Iter
 
 
 def our_subjects(crew: Crew, part: int, passes: int) -> Iterator[Subject]:
-    """Yield our kernels, in the variant that our own trial finds fastest."""
+    """Yield our kernels: the ladder, too, lets every one have its turn at the DRAM size and keeps the fastest."""
     for kind in KINDS:
-        name = fastest(crew, kind, part, 0.05)
-        work = partial(crew.run, name, part, passes)
-        yield Subject(kind, "bytebound", name, work, float(part * passes * crew.threads))
+        for name in ways(kind):
+            work = partial(crew.run, name, part, passes)
+            yield Subject(kind, "bytebound", name, work, float(part * passes * crew.threads))
 
 
 def numpy_subjects(block: np.ndarray) -> Iterator[Subject]:
@@ -160,27 +161,21 @@ def timed(subjects: list[Subject], rounds: int) -> np.ndarray:
     return rates
 
 
-def standing(rates: np.ndarray) -> np.ndarray:
-    """Return everybody's median share of the fastest of each round."""
-    return np.median(rates / rates.max(axis=1, keepdims=True), axis=0)
-
-
-def compared(subjects: list[Subject], rounds: int, trials: int) -> list[Row]:
-    """Return what subjects of one kind reach, the fastest first."""
-    written = [subject for subject in subjects if subject.who == "C"]
-    order = np.argsort(-standing(timed(written, trials)))
-    subjects = [written[i] for i in order[:3]] + [subject for subject in subjects if subject.who != "C"]
+def compared(subjects: list[Subject], rounds: int) -> list[Row]:
+    """Return what subjects of one kind reach, the fastest first: three of C, one of ours, everybody else."""
     rates = timed(subjects, rounds)
-    ranks = standing(rates)
-    best = int(np.argmax(ranks[:3]))
-    shares = rates / rates[:, [best]]
+    ranks = (rates / rates.max(axis=1, keepdims=True)).mean(axis=0)
+    order = [int(i) for i in np.argsort(-ranks)]
+    written = [i for i in order if subjects[i].who == "C"]
+    ours = [i for i in order if subjects[i].who == "bytebound"]
+    shares = rates / rates[:, [written[0]]]
     low, middle, high = np.quantile(rates, (0.1, 0.5, 0.9), axis=0)
     share_low, share, share_high = np.quantile(shares, (0.1, 0.5, 0.9), axis=0)
     top = rates.max(axis=0)
     return [
         Row(subjects[i].kind, subjects[i].who, subjects[i].how, *(float(each[i]) for each in (top, middle, low, high)),
-            float(top[i] / top[:3].max()), *(float(each[i]) for each in (share, share_low, share_high)))
-        for i in np.argsort(-ranks)
+            float(top[i] / top[written].max()), *(float(each[i]) for each in (share, share_low, share_high)))
+        for i in order if i not in written[3:] and i not in ours[1:]
     ]  # fmt: skip
 
 
@@ -210,8 +205,7 @@ def conditions(threads: int, total: int, rounds: int, foreign: float) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="how often everybody has a turn")
-    parser.add_argument("--trials", type=int, default=5, help="rounds that choose the C kernels")
+    parser.add_argument("--rounds", type=int, default=20, help="how often everybody has a turn")
     parser.add_argument("--mib", type=int, default=504, help="memory in all [MiB]")
     parser.add_argument("--passes", type=int, default=4, help="passes per turn of C and of ours")
     parser.add_argument("--threads", type=int, default=len(usable_cpus()))
@@ -228,9 +222,7 @@ def main() -> None:
         ]
         before, start = read_load(), time.perf_counter()
         rows = [
-            row
-            for kind in KINDS
-            for row in compared([each for each in subjects if each.kind == kind], given.rounds, given.trials)
+            row for kind in KINDS for row in compared([each for each in subjects if each.kind == kind], given.rounds)
         ]
         foreign = load_between(before, read_load(), time.perf_counter() - start).foreign
     said = conditions(given.threads, part * given.threads, given.rounds, foreign)

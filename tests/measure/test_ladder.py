@@ -75,6 +75,16 @@ def test_a_whole_small_ladder_is_measured(small):
     assert "2 threads" in last_core(readings)
 
 
+def test_every_way_has_its_turn_at_the_dram_size_and_the_fastest_is_kept(small, monkeypatch):
+    real, tried = ladder.interleave, []
+    monkeypatch.setattr(ladder, "interleave", lambda probes, **rest: tried.append(probes) or real(probes, **rest))
+    part = next(ladder.climb(**small, budget_s=0.5, quick=True))
+    assert sorted(probe.where["kernel"] for probe in tried[-1]) == sorted(
+        name for kind in ARRAYS for name in ways(kind)
+    )
+    assert [each.name for each in part.readings] == [f"memory.{kind}" for kind in ARRAYS]
+
+
 def test_what_is_finished_stays_when_the_rest_is_interrupted(small, monkeypatch):
     real, calls = ladder.interleave, []
 
@@ -131,7 +141,7 @@ def test_probes_move_the_bytes_they_claim(kind, monkeypatch):
         )
         step = ladder._Step(192 * KIB, (kind,))
         plan = ladder._Plan(2, "all", None, (step,))
-        (probe,) = ladder._probes(crew, step, plan, 0.1, least_s=0.001)
+        (probe,) = ladder._probes(crew, step, plan, 0.1, least_s=0.001, every=False)
         done.clear()
         probe.work()
     ((part, passes),) = done
@@ -152,29 +162,43 @@ def test_a_chain_visits_every_line_once(lines):
     assert seen == set(range(0, lines * 64, 64))
 
 
-CACHES = st.lists(st.tuples(st.integers(3, 7), st.floats(1.6, 4.0)), min_size=0, max_size=3)
+CACHES = st.lists(st.tuples(st.integers(3, 7), st.floats(1.4, 4.0), st.integers(0, 3)), max_size=3)
 
 
-@settings(max_examples=60)
-@given(CACHES, st.integers(3, 6), st.integers(0, 2**32 - 1), st.booleans())
-def test_cache_edges_are_found_in_a_curve(caches, dram, seed, soft):
-    """Levels of 3 to 7 half-octaves, each 1.6 to 4 times slower, 3 % noise; a passage of one size between them or none."""
+@settings(max_examples=100)
+@given(CACHES, st.integers(3, 6), st.integers(0, 2**32 - 1))
+def test_cache_edges_are_found_in_a_curve(caches, dram, seed):
+    """Levels of 3 to 7 half-octaves, each 1.4 to 4 times slower, 3 % noise; 0 to 3 sizes lie on the way down, if steep."""
     noise, rate, size = np.random.default_rng(seed), 400e9, 32.0 * KIB
     readings, edges = [], []
-    for count, drop in [*caches, (dram, 1.0)]:
+    for count, drop, way in [*caches, (dram, 1.0, 0)]:
         for _ in range(count):
             readings.append(read_at(size, rate * np.exp(0.03 * np.clip(noise.normal(), -2, 2))))
             size *= np.sqrt(2)
-        edges.append((size / np.sqrt(2), rate))
-        if soft and drop > 1:
-            readings.append(read_at(size, rate / np.sqrt(drop)))
+        edge, on_way = size / np.sqrt(2), way if drop > 1.6 ** (way + 1) else 0
+        for step in range(1, on_way + 1):
+            readings.append(read_at(size, rate * drop ** -(step / (on_way + 1))))
             size *= np.sqrt(2)
+        edges.append((edge, size, rate))
         rate /= drop
     found = cache_levels(readings)
     assert [level.name for level in found] == [f"L{n}" for n in range(1, len(caches) + 1)]
-    for level, (edge, speed) in zip(found, edges, strict=False):
-        assert level.bytes in (pytest.approx(edge), pytest.approx(edge * np.sqrt(2) if soft else edge))
+    for level, (edge, after, speed) in zip(found, edges, strict=False):
+        assert edge * 0.999 <= level.bytes < after * 0.999
         assert level.read_bytes_per_s == pytest.approx(speed, rel=0.15)
+
+
+def test_cache_edges_are_found_in_a_real_curve_of_a_machine_with_two_memory_speeds():
+    """Zen 4, two cores with 32 KiB and 1 MiB each and 32 MiB of shared L3; its DRAM gave 37 GB/s, then 67. Measured 2026-11-21."""
+    kib = [24, 36, 60, 84, 120, 180, 252, 360, 504, 720, 1020, 1446, 2040, 2886, 4092, 5790, 8184, 11580, 16380, 23166]
+    gbs = [438, 437, 438, 239, 236, 234, 234, 233, 233, 230, 228, 223, 199, 191, 195, 197, 198, 196, 191, 148]
+    kib += [32760, 46338, 65532, 92682, 131064, 185358, 262140, 370728, 524286]
+    gbs += [115, 80.3, 57.7, 46.8, 43.5, 38.6, 37.2, 36.9, 67.3]
+    found = cache_levels([read_at(size * KIB, rate * 1e9) for size, rate in zip(kib, gbs, strict=True)])
+    assert [level.name for level in found] == ["L1", "L2", "L3"]
+    assert [level.bytes / KIB for level in found[:2]] == [60, 1446]
+    assert 16380 <= found[2].bytes / KIB <= 32760, "its edge is soft"
+    assert [level.read_bytes_per_s / 1e9 for level in found] == pytest.approx([438, 233, 196], rel=0.02)
 
 
 def test_caches_come_from_the_reads_of_all_threads():

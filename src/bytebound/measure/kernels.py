@@ -181,7 +181,7 @@ def ways(kind: str) -> dict[str, Body]:
     """
     wide, narrow = vector_bytes(), min(vector_bytes(), 32)
     if kind == "read":
-        pairs = dict.fromkeys([(1, wide), (2, wide), (4, wide), (8, wide), (2, narrow), (4, narrow)])
+        pairs = dict.fromkeys([(2, narrow), (4, narrow), (2, wide), (4, wide), (1, wide), (8, wide)])
         return {f"read, {streams} × {8 * width} bit": _read(streams, width) for streams, width in pairs}
     arrays = ARRAYS[kind]
     found = {

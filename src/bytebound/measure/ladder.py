@@ -128,8 +128,8 @@ def climb(
                 share = max(deadline - time.perf_counter(), 0.0) * _weight(step) / left
                 left -= _weight(step)
                 note = ladder.cut if step.bytes == ladder.bytes[-1] else ""
-                probes = _probes(crew, step, plan, share, least_s=0.004 if quick else 0.008)
                 dram = step.bytes == ladder.bytes[-1]
+                probes = _probes(crew, step, plan, share, least_s=0.004 if quick else 0.008, every=dram)
                 others = [each for each in beside if dram or "bytes" not in each.where]  # those would empty the caches
                 taken = interleave(
                     [*probes, *others],
@@ -138,7 +138,7 @@ def climb(
                     on_sample=on_sample,
                     least=3 if quick else 5,
                 )
-                yield Part(name, tuple(reading(p, taken[str(i)], note=note) for i, p in enumerate(probes)))
+                yield Part(name, _kept([reading(p, taken[str(i)], note=note) for i, p in enumerate(probes)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,26 +186,36 @@ def _crews(threads: int, ladder: Sizes, *, quick: bool) -> list[_Plan]:
     return plans
 
 
-def _probes(crew: Crew, step: _Step, plan: _Plan, share_s: float, *, least_s: float) -> list[Probe]:
-    """Return the probes of a step, each with the variant of its kernel that a short trial found fastest."""
-    sample_s = min(max(share_s / (12 * len(step.kinds)), least_s), 0.05)
+def _kept(readings: Sequence[Reading]) -> tuple[Reading, ...]:
+    """Return the best of the readings of each name: at the DRAM size every way to do the work had its turn."""
+    best: dict[str, Reading] = {}
+    for each in readings:
+        if each.name not in best or each.best > best[each.name].best:
+            best[each.name] = each
+    return tuple(best.values())
+
+
+def _probes(crew: Crew, step: _Step, plan: _Plan, share_s: float, *, least_s: float, every: bool) -> list[Probe]:
+    """Return the probes of a step: of ``every`` way to do the work, else of the one that a short trial found fastest.
+
+    A trial is not enough for DRAM, whose speed may change for seconds at a time: while it is slow all ways are alike.
+    """
+    part = step.bytes // plan.threads
+    names = {kind: list(ways(kind)) for kind in step.kinds if kind in ARRAYS} if every else {}
+    sample_s = min(max(share_s / (12 * max(sum(map(len, names.values())), len(step.kinds))), least_s), 0.05)
     where = {"bytes": float(step.bytes), "threads": float(plan.threads), "node": plan.node}
     probes = []
     for kind in step.kinds:
-        part = step.bytes // plan.threads
         if kind == "latency":
             probes.append(_latency(crew, part, sample_s))
             continue
-        part -= part % (ARRAYS[kind] * GRAIN)
-        name = fastest(crew, kind, part, sample_s / 4)
-        passes = _passes(partial(crew.run, name, part), sample_s)
-        probes.append(
-            Probe(
-                f"memory.{kind}", "B/s", float(part * plan.threads * passes), partial(crew.run, name, part, passes),
-                f"machine code by numba ({name}), bytes counted as STREAM does",
-                {**where, "kernel": name},
-            )
-        )  # fmt: skip
+        whole = part - part % (ARRAYS[kind] * GRAIN)
+        for name in names.get(kind) or [fastest(crew, kind, whole, sample_s / 4)]:
+            passes = _passes(partial(crew.run, name, whole), sample_s)
+            work = partial(crew.run, name, whole, passes)
+            how = f"machine code by numba ({name}), bytes counted as STREAM does"
+            moved = float(whole * plan.threads * passes)
+            probes.append(Probe(f"memory.{kind}", "B/s", moved, work, how, {**where, "kernel": name}))
     return probes
 
 
@@ -213,15 +223,15 @@ def fastest(crew: Crew, kind: str, part: int, trial_s: float) -> str:
     """Return the way to do ``kind`` that was fastest in a short trial of all of them, taking turns.
 
     Memory can change its speed for seconds at a time, so each round is judged by itself: what counts is the median over
-    rounds of the time against the best of that round.
+    rounds of the time against the best of that round. Of ways within 2 % the first in the list is taken.
     """
     names = list(ways(kind))
     passes = _passes(partial(crew.run, names[0], part), trial_s)
     probes = [Probe(name, "s", 1.0, partial(crew.run, name, part, passes), "") for name in names]
     taken = interleave(probes, rounds=5)
     seconds = np.array([[each.seconds for each in taken[str(i)]] for i in range(len(names))])
-    best: int = np.median(seconds / seconds.min(axis=0), axis=1).argmin().item()
-    return names[best]
+    against = np.median(seconds / seconds.min(axis=0), axis=1)
+    return next(name for name, each in zip(names, against, strict=True) if each <= 1.02 * against.min())
 
 
 def _passes(run: Callable[[int], object], target_s: float) -> int:

@@ -13,11 +13,14 @@ from bytebound.units import show_rate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
 
 UNSTABLE = 0.05
 """Share by which DRAM bandwidth may differ between the start and the end of a run."""
-_PRICE, _DROP = 0.06, 0.85
-"""What a further stretch must save in squared logarithms, and how much slower than the last a level must be."""
+_PRICE, _DROP, _STEEP = 0.06, 0.88, 0.12
+"""What a further stretch must save in squared logarithms, how much slower than the last a level must be, and the fall
+from one size to the next [log] beyond which a stretch is no level."""
 
 
 def steady(first: Reading, last: Reading) -> tuple[bool, str]:
@@ -33,53 +36,46 @@ def steady(first: Reading, last: Reading) -> tuple[bool, str]:
 def cache_levels(readings: Sequence[Reading]) -> tuple[CacheLevel, ...]:
     """Return the caches seen in the read ladder with most threads: how much fits in each, and how fast it is read.
 
-    The logarithm of bandwidth over size is cut into level stretches (least squares with a price per stretch). A stretch
-    of one size between a faster and a slower one is a passage, not a level; the last stretch is DRAM. A level ends at
-    the last size nearer to its own bandwidth than to the next level's. Levels count from the processor; one too much
-    like its neighbour is not seen.
+    A size is taken to be read at least as fast as any larger one: where it was not, the machine was slower just then.
+    The logarithm of bandwidth over size is cut into level stretches (least squares with a price per stretch). Between
+    the first and the last, one that falls all the way or has one size only is a passage, not a level; the last is DRAM.
+    A level ends at the last size nearer to its own bandwidth than to the next level's. Levels count from the processor;
+    one too much like its neighbour is not seen.
     """
     reads = [each for each in readings if each.name == "memory.read" and each.where.get("node") == "all"]
     most = max((each.where["threads"] for each in reads), default=0.0)
     curve = {float(each.where["bytes"]): each.best for each in reads if each.where["threads"] == most and each.best > 0}
     at = sorted(curve)
-    rates = np.array([curve[size] for size in at])
+    rates = np.maximum.accumulate([curve[size] for size in reversed(at)])[::-1]
     levels = _levels(np.log(rates)) if len(at) > 1 else []
-    return tuple(
-        CacheLevel(
-            name=f"L{number}",
-            bytes=max(
-                size for size, rate in zip(at[: after.stop], rates, strict=False) if rate >= _between(rates, own, after)
-            ),
-            read_bytes_per_s=float(np.median(rates[own])),
-        )
-        for number, (own, after) in enumerate(pairwise(levels), start=1)
-    )
+    found = []
+    for number, (own, after) in enumerate(pairwise(levels), start=1):
+        rate = float(np.median(rates[own]))
+        border = np.sqrt(rate * float(np.median(rates[after])))
+        fits = max(size for size, seen in zip(at, rates, strict=True) if seen >= border)
+        found.append(CacheLevel(name=f"L{number}", bytes=fits, read_bytes_per_s=rate))
+    return tuple(found)
 
 
-def _between(rates: np.ndarray, one: slice, other: slice) -> float:
-    return float(np.sqrt(np.median(rates[one]) * np.median(rates[other])))
-
-
-def _levels(logs: np.ndarray) -> list[slice]:
+def _levels(logs: NDArray[np.float64]) -> list[slice]:
     """Return the level stretches of a falling curve."""
-    best: list[tuple[float, list[slice]]] = [(0.0, [])]
+    best: list[tuple[float, list[slice]]] = [
+        (0.0, [])
+    ]  # for the first 0, 1, … points: what it costs, and its stretches
     for stop in range(1, len(logs) + 1):
-        best.append(
-            min(
-                (
-                    best[start][0] + _PRICE + float(np.var(logs[start:stop]) * (stop - start)),
-                    [*best[start][1], slice(start, stop)],
-                )
-                for start in range(stop)
-            )
-        )
+        cuts = [
+            (best[start][0] + _PRICE + float(np.var(logs[start:stop])) * (stop - start), start) for start in range(stop)
+        ]
+        price, start = min(cuts)
+        best.append((price, [*best[start][1], slice(start, stop)]))
     stretches = best[-1][1]
     kept: list[slice] = []
     for number, stretch in enumerate(stretches):
-        passage = stretch.stop - stretch.start == 1 and 0 < number < len(stretches) - 1
+        size = stretch.stop - stretch.start
+        passage = size == 1 or (logs[stretch.start] - logs[stretch.stop - 1]) / (size - 1) > _STEEP
         if kept and np.exp(np.median(logs[stretch]) - np.median(logs[kept[-1]])) > _DROP:
             kept[-1] = slice(kept[-1].start, stretch.stop)
-        elif not passage:
+        elif number in {0, len(stretches) - 1} or not passage:
             kept.append(stretch)
     return kept
 
