@@ -28,17 +28,11 @@ SCALE_SPREAD = 0.3
 """Log-spread of block scales. Kernels look half-precision scales up in a table: one constant scale always hits the first
 cache and decodes 10 to 20 % faster than real weights do (SmolLM2-135M in Q4_1, whose scales have a log-spread of 0.30)."""
 STEPS = {
-    "q8_0": 60.0,
-    "q4_k": 200.0,
-    "q5_k": 400.0,
-    "q2_k": 20.0,
-    "q3_k": 60.0,
-    "q6_k": 900.0,
-    "iq4_xs": 1500.0,
-    "iq4_nl": 60.0,
-}
-"""Typical integer magnitude of a format's values times sub-scales, so that weights come out near unit variance over width."""
-MINIMA = {"q4_1": -8.0, "q5_1": -16.0}
+    "q4_0": 5.0, "q4_1": 5.5, "q5_0": 10.0, "q5_1": 11.0, "q8_0": 80.0, "iq4_nl": 74.0, "iq4_xs": 1360.0,
+    "q2_k": 16.0, "q3_k": 47.0, "q4_k": 300.0, "q5_k": 620.0, "q6_k": 1520.0,
+}  # fmt: skip
+"""Standard deviation of a format's random integers times sub-scales, so that weights come out near unit variance over width."""
+MINIMA = {"q4_1": -7.5, "q5_1": -15.5, "q2_k": 1.5, "q4_k": 7.5, "q5_k": 15.5}
 """A block's second scale over its first: formats with a minimum, which is as far below zero as the values reach above."""
 TILE = 1 << 22
 """Values drawn afresh; larger matrices repeat them. Their bytes still lie apart in memory, which is all that costs time."""
@@ -140,6 +134,6 @@ def random_matrix(random: np.random.Generator, rows: int, columns: int, kind: st
     blocks = random.integers(0, 256, (rows, columns // size, wide), dtype=np.uint8)
     for nth, at in enumerate(scales):
         spread = np.exp(SCALE_SPREAD * random.standard_normal((rows, columns // size)))
-        values = spread * scale / STEPS.get(kind, 4.0) * (MINIMA.get(kind, 1.0) if nth else 1.0)
+        values = spread * scale / STEPS[kind] * (MINIMA[kind] if nth else 1.0)
         blocks[..., at : at + 2] = values.astype(np.float16)[..., None].view(np.uint8)
     return np.ascontiguousarray(blocks.reshape(rows, -1))

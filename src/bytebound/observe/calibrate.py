@@ -2,8 +2,9 @@
 
 Five kinds of probe, all of random weights and seconds of work: almost empty layers (cost per layer and per step), two or
 more layers of the model's width (seconds per byte of each weight format, by tokens in one pass), the output matrix, the
-model's heads over almost no weights (attention by depth), and passes of many tokens (prefill). Between steps as many
-other bytes are read as the model's other layers have, so that caches help a probe no more than they will help the model.
+model's heads over almost no weights (attention by depth), and passes of many tokens (prefill). Between steps a filler
+model is stepped that has as many bytes as the model to stand for, up to a few times any cache: the same threads read
+them in the same way, so that caches and translation buffers help a probe no more than they will help the model.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bytebound.documents.calibration import AttentionCost, Calibration, FormatCost
-from bytebound.engines.eviction import Evictor
 from bytebound.engines.llamacpp import KV_TYPES, Session, load_llamacpp, open_session
 from bytebound.engines.random_gguf import write_random_gguf
 from bytebound.errors import UnfinishedError, UnknownNameError
@@ -33,6 +33,8 @@ from bytebound.observe.shape import (
     attention_shape,
     body_shape,
     empty_shape,
+    filler_bytes,
+    filler_shape,
     head_shape,
     layer_bytes,
     target_of,
@@ -59,12 +61,11 @@ LONGEST_PASS_S = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One probe: a session at a depth, and how many bytes of other things lie between two of its steps."""
+    """One probe: a session at a depth."""
 
     name: str
     session: Session
     depth: int
-    others: float
     tokens: int = 1
 
     def run(self) -> None:
@@ -112,14 +113,14 @@ def calibrate(
         workshop = Workshop(Path(folder), opened, threads, flash, kv, context=max(depth, sum(PAIRS)) + 8)
         say(f"writing small models in the shape of {architecture.name}")
         steps, bodies = prepare(workshop, target, depth)
-        evictor = Evictor(threads)
+        filler = workshop.open("filler", filler_shape(target), "fp16")
         say("timing steps")
-        samples = interleaved(steps, evictor, rounds, budget_s)
+        samples = interleaved(steps, filler, rounds, budget_s)
         say("timing passes of many tokens")
         passes = many_tokens(bodies, samples)
         pairs = pair_cost(workshop, target)
     return conclude(
-        target, samples, passes, pairs, bodies, read=evictor.read_bytes_per_s(), engine=engine, version=library.version,
+        target, samples, passes, pairs, bodies,  engine=engine, version=library.version,
         machine=machine, threads=threads, flash=flash, kv=kv, started=started,
     )  # fmt: skip
 
@@ -162,25 +163,23 @@ class Body:
 
 def prepare(shop: Workshop, target: Target, depth: int) -> tuple[list[Step], list[Body]]:
     """Open every probe and return its steps."""
-    total = target.weight_bytes
     steps = [
-        Step("empty.1", shop.open("empty1", empty_shape(1), "fp16"), 0, total),
-        Step(f"empty.{EMPTY_LAYERS}", shop.open("empty8", empty_shape(EMPTY_LAYERS), "fp16"), 0, total),
+        Step("empty.1", shop.open("empty1", empty_shape(1), "fp16"), 0),
+        Step(f"empty.{EMPTY_LAYERS}", shop.open("empty8", empty_shape(EMPTY_LAYERS), "fp16"), 0),
     ]
     bodies = []
     for weights in target.body_bytes:
         shape = body_shape(target, weights)
         size = shape.layers * layer_bytes(shape, weights)
         bodies.append(Body(weights, shop.open(f"body{weights}", shape, weights), shape, size))
-        steps.append(Step(f"body.{weights}", bodies[-1].session, 0, max(total - size, 0.0)))
+        steps.append(Step(f"body.{weights}", bodies[-1].session, 0))
     head = shop.open("head", head_shape(target), "fp16", head=target.head_weights)
-    steps.append(Step("head", head, 0, total))
+    steps.append(Step("head", head, 0))
     shape = attention_shape(target)
     for at in depths(depth):
         session = shop.open("attention", shape, "fp16")
         session.fill(at)
-        own = at * target.kv_bytes_per_token * shape.layers / target.layers
-        steps.append(Step(f"attention.{at}", session, at, max(total + at * target.kv_bytes_per_token - own, 0.0)))
+        steps.append(Step(f"attention.{at}", session, at))
     return steps, bodies
 
 
@@ -189,9 +188,9 @@ def depths(deepest: int) -> list[int]:
     return [at for at in DEPTHS if at < deepest] + [max(deepest, 1)]
 
 
-def interleaved(steps: list[Step], evictor: Evictor, rounds: int, budget_s: float) -> dict[str, list[Sample]]:
-    """Time every step once per round, each after the caches were filled with other bytes."""
-    samples: dict[str, list[Sample]] = {step.name: [] for step in steps}
+def interleaved(steps: list[Step], filler: Session, rounds: int, budget_s: float) -> dict[str, list[Sample]]:
+    """Time every step once per round, each after a step of the filler; the filler's own times are kept as ``filler``."""
+    samples: dict[str, list[Sample]] = {"filler": [], **{step.name: [] for step in steps}}
     started = time.perf_counter()
     for step in steps:
         step.run()
@@ -199,7 +198,7 @@ def interleaved(steps: list[Step], evictor: Evictor, rounds: int, budget_s: floa
         if done >= 5 and time.perf_counter() - started > budget_s:
             break
         for step in steps:
-            evictor.evict(step.others)
+            samples["filler"].append(sample(lambda: filler.step(0)))
             samples[step.name].append(sample(step.run))
     return samples
 
@@ -213,7 +212,7 @@ def many_tokens(bodies: list[Body], samples: dict[str, list[Sample]]) -> dict[st
         for tokens in TOKENS:
             if last * 2 > LONGEST_PASS_S:
                 break
-            step = Step("pass", body.session, 0, 0.0, tokens)
+            step = Step("pass", body.session, 0, tokens)
             step.run()
             last = typical([sample(step.run) for _ in range(3 if last < 0.1 else 1)])
             found[body.weights].append((tokens, last))
@@ -226,9 +225,9 @@ def pair_cost(shop: Workshop, target: Target) -> float:
     tokens, past = PAIRS
     session = shop.open("attention", shape, "fp16")
     session.fill(past)
-    late = [sample(Step("late", session, past, 0.0, tokens).run) for _ in range(3)]
+    late = [sample(Step("late", session, past, tokens).run) for _ in range(3)]
     session.fill(0)
-    early = [sample(Step("early", session, 0, 0.0, tokens).run) for _ in range(3)]
+    early = [sample(Step("early", session, 0, tokens).run) for _ in range(3)]
     more = shape.layers * target.heads * tokens * past
     return max(typical(late) - typical(early), 0.0) / more
 
@@ -240,7 +239,7 @@ def typical(samples: list[Sample]) -> float:
 
 def conclude(
     target: Target, samples: dict[str, list[Sample]], passes: dict[str, list[tuple[int, float]]], s_per_pair: float,
-    bodies: list[Body], *, read: float, engine: str, version: str, machine: str, threads: int, flash: str, kv: str,
+    bodies: list[Body], *, engine: str, version: str, machine: str, threads: int, flash: str, kv: str,
     started: float,
 ) -> Calibration:  # fmt: skip
     """Return the costs that explain the probes: each probe less what the cheaper ones already explain."""
@@ -283,7 +282,7 @@ def conclude(
             flash, kv, target.heads, target.kv_heads, target.head_dim, tuple(at),
             tuple(float(x) for x in np.maximum.accumulate(each)), s_per_pair,
         ),
-        s_per_step=per_step, s_per_layer=per_layer, memory_bytes_per_s=read, spread=float(wide),
+        s_per_step=per_step, s_per_layer=per_layer, memory_bytes_per_s=filler_bytes(target) / t["filler"], spread=float(wide),
         samples=len(every), disturbed=disturbed,
         seconds=time.perf_counter() - started,
         shape={"layers": target.layers, "width": target.width, "head_rows": target.head_rows,

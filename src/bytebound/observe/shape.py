@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LARGEST_LAYER_BYTES = 400e6
 LEAST_BYTES = 16e6
+MOST_FILLER_BYTES = 256e6
+"""A few times any last-level cache that two threads can fill; reading more changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,19 @@ def attention_shape(target: Target) -> Shape:
 def empty_shape(layers: int) -> Shape:
     """Return layers that cost nothing but being there."""
     return Shape(layers, 64, 64, 1, 1, 64, vocabulary=64)
+
+
+def filler_shape(target: Target) -> Shape:
+    """Return a model of as many bytes as the target, up to ``MOST_FILLER_BYTES``: what lies between a layer's two uses."""
+    one = Shape(1, 1024, 1024, 16, 16, 64, vocabulary=64)
+    layers = round(min(target.weight_bytes, MOST_FILLER_BYTES) / layer_bytes(one, "fp16"))
+    return deeper(one, max(layers, 1))
+
+
+def filler_bytes(target: Target) -> float:
+    """Return the bytes of the filler's layers."""
+    shape = filler_shape(target)
+    return shape.layers * layer_bytes(shape, "fp16")
 
 
 def layer_bytes(shape: Shape, weights: str) -> float:
