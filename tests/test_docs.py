@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, get_args
@@ -112,17 +113,27 @@ def run_bytebound(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def needed(block: Block) -> list[str]:
+    """Return the packages without which a block cannot run."""
+    return [name for word in block.options if word.startswith("needs=") for name in word[6:].split(",")]
+
+
 @pytest.mark.parametrize("page", pages_with("python", "console"), ids=name_of)
 def test_snippets_run_in_order(page, tmp_path, monkeypatch):
     """Every python and console block of a page runs, top to bottom, in one empty folder beside the examples.
 
-    A toml block whose first line is ``# FILE`` is written to that file first.
+    A toml block whose first line is ``# FILE`` is written to that file first. A block whose words hold ``needs=A,B`` is
+    left out where one of those packages is not installed. What is measured is kept in the same folder.
     """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BYTEBOUND_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("BYTEBOUND_DB", raising=False)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     module = ModuleType("__main__")
 
     for block in blocks(page.read_text(encoding="utf-8")):
+        if any(find_spec(name) is None for name in needed(block)):
+            continue
         title = re.match(r"# ([\w.-]+\.toml)\b", block.text) if block.language == "toml" else None
         if title:
             (tmp_path / title[1]).write_text(block.text, encoding="utf-8")
