@@ -60,6 +60,7 @@ def cpu() -> Device:
         reading("matrix.fp32", 280e9, "FLOP/s", size=2048.0),
         reading("matrix.bf16", 560e9, "FLOP/s", size=2048.0),
         reading("matrix.int8", 1100e9, "FLOP/s", size=2048.0),
+        reading("matrix.peak.int8", 1200e9, "FLOP/s", threads=2.0),
         reading("dequant.q8_0", 15.4e9, "B/s", threads=2.0),
         reading("dequant.q4_0", 12.6e9, "B/s", threads=2.0),
         reading("launch.torch-op", 4.8e-6, "s"),
@@ -80,7 +81,7 @@ def cpu() -> Device:
     return Device(
         id="here", name="AMD EPYC 9B14", vendor="AMD", kind="cpu", family="x86", released="2026-11-22",
         memory_bytes=figure(22 * GIB, "B"), memory_bytes_per_s=figure(24e9, "B/s"), measured=measured,
-        flop_per_s={"fp32": figure(280e9, "FLOP/s"), "bf16": figure(560e9, "FLOP/s"), "int8": figure(1100e9, "FLOP/s")},
+        flop_per_s={"fp32": figure(280e9, "FLOP/s"), "bf16": figure(560e9, "FLOP/s"), "int8": figure(1100e9, "OP/s")},
         cache_bytes=figure(16 * MIB, "B"),
     )  # fmt: skip
 

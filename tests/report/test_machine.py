@@ -15,8 +15,8 @@ from bytebound.documents.measurement import CacheLevel, Measured, Missing, Readi
 from bytebound.report.machine import machine_text
 from bytebound.report.machine_html import machine_html
 from bytebound.report.page import Page
-from bytebound.report.readings import ceilings, ladders
-from bytebound.report.words import quantity
+from bytebound.report.readings import ceilings, ladders, unit_of
+from bytebound.report.words import matrix_rate, quantity
 
 KINDS = {"cpu": machines.cpu, "gpu": machines.gpu, "catalogue": machines.catalogue}
 WIDTHS = (60, 80, 100, 140, 200)
@@ -43,15 +43,16 @@ def test_text_fits_the_page(kind, width, ascii_only):
 
 def test_text_says_what_the_document_says():
     """Ceilings in their units, best before median before the range; levels beside what the system reports."""
-    lines = [re.sub(r"\s{2,}", "  ", line) for line in machine_text(machines.cpu(), Page(width=80)).splitlines()]
+    lines = [re.sub(r"\s{2,}", "  ", line) for line in machine_text(machines.cpu(), Page(width=100)).splitlines()]
 
     assert lines[0] == "AMD EPYC 9B14 · 2 cores · 22.0 GiB memory · virtual machine"
     assert "memory read (2 threads)  24.0 GB/s  23.0 GB/s  21.6–24.0 GB/s" in lines
     assert "memory read (1 thread)  12.0 GB/s  11.5 GB/s  10.8–12.0 GB/s" in lines
     assert "memory latency (1 thread)  187 ns  194 ns  187–206 ns" in lines
     assert "launch, torch op  4.80 µs  4.99 µs  4.80–5.28 µs" in lines
-    assert "matrix product, int8  1.10 TFLOP/s  1.06 TFLOP/s  990 GFLOP/s–1.10 TFLOP/s" in lines
-    assert "L3  16 MiB  43.0 GB/s  32 MiB" in lines
+    assert "matrix product, int8 (92 % of theory)  1.10 TOP/s  1.06 TOP/s  990 GOP/s–1.10 TOP/s" in lines
+    assert "L3  16 MiB  43.0 GB/s" in lines
+    assert "the system reports L1d 32 KiB, L2 1 MiB, L3 32 MiB" in lines
     assert not any(line.startswith("memory write (1 thread)") for line in lines)
 
 
@@ -138,11 +139,11 @@ def test_page_shows_the_documents_numbers(kind):
 
     assert loading == []
     assert quantity(device.memory_bytes_per_s.value, "B/s") in page
-    for figure in device.flop_per_s.values():
-        assert quantity(figure.value, "FLOP/s") in page
+    for dtype, figure in device.flop_per_s.items():
+        assert matrix_rate(dtype, figure.value) in page
     for r in ceilings(device.measured) if device.measured else []:
-        assert quantity(r.best, r.unit) in page
-        assert quantity(r.median, r.unit) in page
+        assert quantity(r.best, unit_of(r)) in page
+        assert quantity(r.median, unit_of(r)) in page
 
 
 def test_charts_hold_the_readings():

@@ -28,15 +28,15 @@ def history_text(records: Sequence[Record], page: Page) -> str:
     """Return the kept records, newest first, one a line."""
     if not records:
         return draw([heading("nothing kept yet"), Text("bytebound measure keeps its first result", style="dim")], page)
-    rows = [(r.id, r.kind, _minute(r.when), r.machine or "–", r.title, r.host or "–") for r in records]
-    columns = [("id", "!"), ("kind", ""), ("when", "!"), ("machine", ""), ("what", "w"), ("taken on", "w")]
-    shown = len(columns) if page.wide else len(columns) - 1
+    rows = [(r.id, r.kind, _minute(r.when), r.title, r.machine or "–", r.host or "–") for r in records]
+    columns = [("id", "!"), ("kind", ""), ("when", "!"), ("what", "w"), ("machine", ""), ("taken on", "w")]
+    shown = len(columns) if page.wide else len(columns) - 2
     return table_text(
         title=f"{len(records)} kept",
         columns=columns[:shown],
         rows=[row[:shown] for row in rows],
         page=page,
-        note="bytebound measure --compare A B: ids, their beginnings, latest or previous",
+        note="bytebound measure --compare A B: ids, their beginnings or ends, latest, previous",
     )
 
 
@@ -46,55 +46,56 @@ def comparison_text(comparison: Comparison, page: Page) -> str:
     parts: list[RenderableType] = [heading(clean(comparison.sentence)), Text(""), labelled(sides), Text("")]
     if comparison.changes:
         parts += [_table(comparison.changes), Text("")]
-    reasons = [
-        (f"{clean(change.name)} {_where(change)}", clean(change.why)) for change in comparison.changes if change.why
-    ]
-    if reasons:
-        parts += [labelled(reasons, style="dim"), Text("")]
+    reasons: dict[str, list[str]] = {}
+    for change in comparison.changes:
+        reasons.setdefault(clean(change.why), []).append(clean(change.name))
+    parts += [indented(f"{why}: {', '.join(dict.fromkeys(names))}") for why, names in reasons.items() if why]
     parts += [indented(clean(note)) for note in comparison.notes]
-    for word, names in (("before", comparison.only_before), ("after", comparison.only_after)):
-        if names:
-            parts.append(indented(f"only {word}: {clean(', '.join(names))}", style="dim"))
-    closing = "figures are best or, where that is steadier, median (10–90 %); noise: under 95 % sure of a difference"
+    for word, labels in (("before", comparison.only_before), ("after", comparison.only_after)):
+        if labels:
+            parts.append(indented(f"only {word}: {clean(', '.join(labels))}", style="dim"))
+    closing = "best or, where that is steadier, median (10–90 %); how sure a difference is, noise where under 95 %"
     return draw([*parts, Text(closing, style="dim")], page)
 
 
 def _table(changes: Sequence[Change]) -> RenderableType:
+    most = max((_number(change.where.get("threads")) for change in changes), default=0.0)
     rows = [
         (
             Text(f"{SIGNS[change.verdict]} {clean(change.name)}", style="bold" if change.headline else ""),
-            _where(change),
+            _where(change, most),
             _figure(change, change.before),
             _figure(change, change.after),
             percent(change.ratio - 1, signed=True),
-            Text(change.verdict, style=STYLES[change.verdict]),
-            percent(min(change.confidence, 0.99)),
+            Text(_verdict(change), style=STYLES[change.verdict]),
         )
         for change in changes
     ]
-    columns = (
-        ("reading", "!"),
-        ("where", "w"),
-        ("before", "!"),
-        ("after", "!"),
-        ("change", "r!"),
-        ("verdict", "!"),
-        ("sure", "r!"),
-    )
+    columns = (("reading", "!"), ("where", "w"), ("before", "!"), ("after", "!"), ("change", "r!"), ("verdict", "!"))
     return grid(*columns, rows=rows)
 
 
-def _where(change: Change) -> str:
-    words = [_word(key, value) for key, value in change.where.items() if key != "kernel" and value != "all"]
+def _verdict(change: Change) -> str:
+    return "noise" if change.verdict == "noise" else f"{change.verdict} {percent(min(change.confidence, 0.99))}"
+
+
+def _where(change: Change, most: float) -> str:
+    """Return where a reading was taken: sizes and names, and threads where they are not as many as elsewhere."""
+    words = []
+    for key, value in change.where.items():
+        if isinstance(value, str):
+            words += [] if key == "kernel" or value == "all" else [clean(value)]
+        elif key == "bytes":
+            words.append(show_capacity(value))
+        elif key == "threads":
+            words += [] if value == most else [f"{value:g} thread{'s' * (value != 1)}"]
+        else:
+            words.append(f"{clean(key)} {value:g}")
     return ", ".join(words)
 
 
-def _word(key: str, value: float | str) -> str:
-    if isinstance(value, str):
-        return clean(value) if key == "device" else f"{clean(key)} {clean(value)}"
-    if key == "bytes":
-        return show_capacity(value)
-    return f"{value:g} {clean(key.removesuffix('s') if value == 1 else key)}"
+def _number(value: float | str | None) -> float:
+    return value if isinstance(value, int | float) else 0.0
 
 
 def _figure(change: Change, spread: Spread) -> str:

@@ -17,24 +17,25 @@ from bytebound.report.readings import (
     ladders,
     levels,
     machine_sentence,
+    reported_caches,
     size_of,
     spread_out,
+    theory,
+    unit_of,
 )
-from bytebound.report.words import clean, moment, quantity, span_of
+from bytebound.report.words import clean, moment, percent, quantity, span_of
 from bytebound.units import show_capacity, show_rate, significant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import RenderableType
 
     from bytebound.documents.device import Device
-    from bytebound.documents.measurement import Measured, Reading
+    from bytebound.documents.measurement import Measured
     from bytebound.report.page import Page
 
 SHOWN_CURVES, SHOWN_LINES = 4, 12
 PICTURE_WIDTH, PICTURE_ROWS = 100, 10
-ROOMY, LONGEST = 100, 40
+ROOMY, LONGEST = 116, 40
 
 
 def machine_text(device: Device, page: Page, *, saved: str = "") -> str:
@@ -51,7 +52,7 @@ def machine_text(device: Device, page: Page, *, saved: str = "") -> str:
         Text(_run(measured), style="dim"),
         *(Text(doubt, style="yellow") for doubt in doubts(measured)),
         Text(""),
-        _ceilings(ceilings(measured), page),
+        _ceilings(measured, page),
         *_ladder(measured, page),
         *_levels(measured),
         *_missing(measured),
@@ -81,20 +82,25 @@ def _run(measured: Measured) -> str:
     return f"measured {moment(measured.when)} in {significant(measured.seconds, 2)} s, {ladder}, {clean(measured.id)}"
 
 
-def _ceilings(readings: Sequence[Reading], page: Page) -> RenderableType:
+def _ceilings(measured: Measured, page: Page) -> RenderableType:
+    """Every ceiling in a line, a matrix rate with its share of what theory allows."""
+    peaks = theory(measured)
+    readings = [r for r in ceilings(measured) if not r.name.startswith("matrix.peak.")]
     columns = [("ceiling", "!" if page.width >= ROOMY else "w"), ("best", "r!"), ("median", "r!")]
     columns += [("10–90 %", "!")] if page.width >= 76 else []
     columns += [("how", "")] if page.width >= ROOMY else []
-    rows = [
-        [
-            name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…",
-            quantity(r.best, r.unit),
-            quantity(r.median, r.unit),
-            span_of(r.p10, r.p90, r.unit) if r.samples > 1 else "",
+    rows = []
+    for name, r in zip(ceiling_names(readings), readings, strict=True):
+        share = f" ({percent(r.best / peaks[r.name])} of theory)" if peaks.get(r.name) else ""
+        unit = unit_of(r)
+        row = [
+            f"{name}{share}" if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…",
+            quantity(r.best, unit),
+            quantity(r.median, unit),
+            span_of(r.p10, r.p90, unit) if r.samples > 1 else "",
             clean(r.how) + (f"; {clean(r.note)}" if r.note else ""),
-        ][: len(columns)]
-        for name, r in zip(ceiling_names(readings), readings, strict=True)
-    ]
+        ]
+        rows.append(row[: len(columns)])
     return grid(*columns, rows=rows)
 
 
@@ -120,21 +126,14 @@ def _ladder(measured: Measured, page: Page) -> list[RenderableType]:
 
 
 def _levels(measured: Measured) -> list[RenderableType]:
-    reported = {clean(k): v for k, v in measured.system.reported_caches.items()}
-    found = levels(measured)
-    if not found:
-        return []
     rows = [
-        (
-            clean(c.name),
-            bare(show_capacity(c.bytes)),
-            quantity(c.read_bytes_per_s, "B/s"),
-            bare(quantity(reported.get(clean(c.name)), "B")),
-        )
-        for c in found
+        (clean(c.name), bare(show_capacity(c.bytes)), quantity(c.read_bytes_per_s, "B/s")) for c in levels(measured)
     ]
-    columns = (("level", "!"), ("holds, measured", "r!"), ("read at", "r!"), ("reported", "r!"))
-    return [Text(""), grid(*columns, rows=rows)]
+    told = reported_caches(measured)
+    parts: list[RenderableType] = [indented(f"the system reports {told}", by=0, style="dim")] if told else []
+    if not rows:
+        return parts
+    return [Text(""), grid(("level", "!"), ("holds, measured", "r!"), ("read at", "r!"), rows=rows), *parts]
 
 
 def _missing(measured: Measured) -> list[RenderableType]:

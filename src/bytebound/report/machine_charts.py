@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from bytebound.report.plot import axis, bare
-from bytebound.report.readings import TELLING, called, ladders, levels, place_of, size_of, spread_out
+from bytebound.report.readings import TELLING, called, ladders, levels, place_of, size_of, spread_out, unit_of
 from bytebound.report.vega import INK, MUTED, PALETTE, Chart, Spec, brief, frame
 from bytebound.report.words import clean, quantity, span_of
 from bytebound.units import show_capacity
@@ -135,7 +135,7 @@ def spread_chart(rows: Sequence[tuple[str, Reading]]) -> Chart:
             shares = [r.best / v if r.unit == "s" else v / r.best for v in (r.p10, r.median, r.p90) if v > 0]
             if len(shares) == 3 and all(map(math.isfinite, shares)):
                 low, high = sorted((shares[0], shares[2]))
-                words = f"{quantity(r.median, r.unit)} ({span_of(r.p10, r.p90, r.unit)})"
+                words = f"{quantity(r.median, unit_of(r))} ({span_of(r.p10, r.p90, unit_of(r))})"
                 data.append({"n": name, "lo": brief(low), "m": brief(shares[1]), "hi": brief(high), "words": words})
     y: Spec = {
         "field": "n",

@@ -18,6 +18,8 @@ from bytebound.report.readings import (
     memory_roofs,
     place_of,
     plain_number,
+    reported_caches,
+    unit_of,
 )
 from bytebound.report.roofline import machine_roofline
 from bytebound.report.words import clean, glued, moment, quantity, span_of
@@ -53,6 +55,7 @@ def machine_html(device: Device) -> str:
         tiles=_tiles(device, answers),
         ladder=ladder,
         caches=_caches(measured) if measured else [],
+        reported=reported_caches(measured) if measured else "",
         roofline=roofline,
         answers=[row(name, r) for name, r in answers],
         readings=[row(named(r), r) for r in measured.readings[:MOST_READINGS]] if measured else [],
@@ -75,12 +78,12 @@ def row(name: str, r: Reading) -> tuple[str, ...]:
     """Return name, best, range of what counts, median, 10–90 %, samples, disturbed, how and note of a reading."""
     return (
         name,
-        quantity(r.best, r.unit),
-        span_of(r.low, r.high, r.unit),
-        quantity(r.median, r.unit),
-        span_of(r.p10, r.p90, r.unit),
+        quantity(r.best, unit_of(r)),
+        span_of(r.low, r.high, unit_of(r)),
+        quantity(r.median, unit_of(r)),
+        span_of(r.p10, r.p90, unit_of(r)),
         str(r.samples),
-        str(r.disturbed) if r.disturbed else "",
+        str(r.disturbed),
         clean(r.how),
         clean(r.note),
     )
@@ -113,29 +116,23 @@ def _tiles(device: Device, answers: Sequence[tuple[str, Reading]]) -> list[tuple
         value, _, span = _shown(figure, unit).partition(" (")
         tiles.append((name, value, span.rstrip(")")))
     others = [(name, r) for name, r in answers if r.name.startswith(("memory.latency", "launch.", "disk.", "link."))]
-    return tiles + [(name, quantity(r.best, r.unit), f"median {quantity(r.median, r.unit)}") for name, r in others]
+    return tiles + [
+        (name, quantity(r.best, unit_of(r)), f"median {quantity(r.median, unit_of(r))}") for name, r in others
+    ]
 
 
-def _caches(measured: Measured) -> list[tuple[str, str, str, str]]:
-    reported = {clean(name): size for name, size in measured.system.reported_caches.items()}
+def _caches(measured: Measured) -> list[tuple[str, str, str]]:
     return [
-        (
-            clean(c.name),
-            bare(show_capacity(c.bytes)),
-            quantity(c.read_bytes_per_s, "B/s"),
-            bare(quantity(reported.get(clean(c.name)), "B")),
-        )
-        for c in levels(measured)
+        (clean(c.name), bare(show_capacity(c.bytes)), quantity(c.read_bytes_per_s, "B/s")) for c in levels(measured)
     ]
 
 
 def _system(measured: Measured) -> list[tuple[str, str]]:
     s = measured.system
-    caches = ", ".join(f"{clean(name)} {bare(show_capacity(size))}" for name, size in s.reported_caches.items())
     rows = [
         ("processor", " ".join(filter(None, (clean(s.cpu), clean(s.vendor), clean(s.architecture))))),
         ("cores", f"{plain_number(s.cores_usable)} usable of {s.cores_online}, {s.numa_nodes} NUMA node(s)"),
-        ("caches as reported", caches),
+        ("caches as reported", reported_caches(measured)),
         ("instructions", ", ".join(map(clean, s.instructions))),
         ("memory", _memory(s)),
         ("accelerators", ", ".join(map(clean, s.accelerators))),

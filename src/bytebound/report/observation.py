@@ -10,7 +10,7 @@ from rich.text import Text
 from bytebound.report import observed
 from bytebound.report.page import draw, grid, heading, indented, labelled
 from bytebound.report.plot import Curve, Mark, axis, plot, sparkline
-from bytebound.report.words import clean, drawable, moment, percent, quantity
+from bytebound.report.words import clean, drawable, matrix_rate, moment, percent, quantity
 from bytebound.units import show_rate, show_time, significant
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _picture(
     )
     corner = ((x.low, x.low * memory), (top / memory, top), (x.high, top))
     curves = [
-        Curve(f"{name} {show_rate(rate, 'FLOP/s')}", corner if rate == top else ((rate / memory, rate), (x.high, rate)))
+        Curve(f"{name} {matrix_rate(name, rate)}", corner if rate == top else ((rate / memory, rate), (x.high, rate)))
         for rate, name in rates
     ]
     columns = min(page.width, PICTURE_WIDTH)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bytebound.report import observed
 from bytebound.report.html import page_html
 from bytebound.report.observation_charts import forecast_chart, observed_roofline, requests_chart, share_chart
-from bytebound.report.words import clean, glued, moment, percent, quantity
+from bytebound.report.words import clean, glued, matrix_rate, moment, percent, quantity
 from bytebound.units import show_time, significant
 
 if TYPE_CHECKING:
@@ -132,5 +132,5 @@ def _lists(observation: Observation) -> list[tuple[str, str]]:
 
 
 def _ceilings(observation: Observation) -> str:
-    rates = [f"{clean(name)} {quantity(rate, 'FLOP/s')}" for name, rate in observation.flop_per_s.items()]
+    rates = [f"{clean(name)} {matrix_rate(name, rate)}" for name, rate in observation.flop_per_s.items()]
     return ", ".join([f"memory {quantity(observation.memory_bytes_per_s, 'B/s')}", *rates])

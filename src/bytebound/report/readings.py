@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from bytebound.report.words import clean, quantity
+from bytebound.report.plot import bare
+from bytebound.report.words import clean, matrix_rate, matrix_unit, quantity
 from bytebound.units import show_capacity, significant
 
 if TYPE_CHECKING:
@@ -108,6 +110,28 @@ def ceiling_names(readings: Sequence[Reading]) -> list[str]:
     return names
 
 
+def unit_of(reading: Reading) -> str:
+    """Return the unit to print: integers are operations, not floating-point ones."""
+    return matrix_unit(reading.name.rpartition(".")[2]) if reading.name.startswith("matrix.") else reading.unit
+
+
+def theory(measured: Measured) -> dict[str, float]:
+    """Return name of a matrix reading -> the rate that theory allows it."""
+    return {
+        r.name.replace("matrix.peak.", "matrix."): r.best
+        for r in measured.readings
+        if r.name.startswith("matrix.peak.")
+    }
+
+
+def reported_caches(measured: Measured) -> str:
+    """Return the caches as the system reports them, in words."""
+    sizes = measured.system.reported_caches.items()
+    return ", ".join(
+        f"{clean(name).capitalize()} {bare(show_capacity(size))}" for name, size in sizes if math.isfinite(size)
+    )
+
+
 def spread_out(names: Sequence[str], most: int) -> list[str]:
     """Return ``most`` of ``names`` at even steps, the first and the last among them."""
     if len(names) <= most:
@@ -170,7 +194,7 @@ def machine_sentence(device: Device) -> str:
     rate = device.flop_per_s[dtype].value
     turn = significant(rate / device.memory_bytes_per_s.value, 2)
     return (
-        f"{reads} and multiplies matrices at {quantity(rate, 'FLOP/s')} in {clean(dtype)}: "
+        f"{reads} and multiplies matrices at {matrix_rate(dtype, rate)} in {clean(dtype)}: "
         f"work under {turn} FLOP per byte waits for memory."
     )
 
@@ -180,7 +204,10 @@ def figures(device: Device) -> list[tuple[str, Figure, str]]:
     stated = [
         ("memory bandwidth", device.memory_bytes_per_s, "B/s"),
         ("memory", device.memory_bytes, "B"),
-        *((f"matrix product, {clean(dtype)}", figure, "FLOP/s") for dtype, figure in device.flop_per_s.items()),
+        *(
+            (f"matrix product, {clean(dtype)}", figure, matrix_unit(dtype))
+            for dtype, figure in device.flop_per_s.items()
+        ),
         ("cache", device.cache_bytes, "B"),
         (f"link {clean(device.scaleup_link)}".strip(), device.scaleup_bytes_per_s, "B/s"),
         ("network", device.scaleout_bytes_per_s, "B/s"),

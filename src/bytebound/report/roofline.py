@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bytebound.report.vega import INK, MUTED, PALETTE, POWERS, Chart, Spec, brief, frame
-from bytebound.report.words import clean, drawable
+from bytebound.report.words import clean, drawable, matrix_rate
 from bytebound.units import show_rate, significant
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ def machine_roofline(
         chosen += [{"roof": f"{name} {show_rate(rate, 'B/s')}", "i": brief(a), "f": brief(b)} for a, b in ends]
     for name, rate in roofs.items():
         ends = ((rate / fastest, rate), (high, rate))
-        lines += [{"roof": f"{name} {show_rate(rate, 'FLOP/s')}", "i": brief(a), "f": brief(b)} for a, b in ends]
+        lines += [{"roof": f"{name} {matrix_rate(name, rate)}", "i": brief(a), "f": brief(b)} for a, b in ends]
     labels = {f"{name} {show_rate(rate, 'B/s')}": low * rate for name, rate in rates.items()}
-    tops = {f"{name} {show_rate(rate, 'FLOP/s')}": rate for name, rate in roofs.items()}
+    tops = {f"{name} {matrix_rate(name, rate)}": rate for name, rate in roofs.items()}
     x, y = _axes(low, high, "FLOP/s")
     floor = min([low * slowest, *(dot.flop_per_s for dot in good)]) / 2
     y["scale"] |= {"domain": [brief(floor), brief(top * 2)], "nice": False}
@@ -142,7 +142,7 @@ def machine_roofline(
         if good
         else tuple(
             [(name, show_rate(rate, "B/s")) for name, rate in rates.items()]
-            + [(name, show_rate(rate, "FLOP/s")) for name, rate in roofs.items()]
+            + [(name, matrix_rate(name, rate)) for name, rate in roofs.items()]
         ),
     )
 

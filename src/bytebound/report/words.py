@@ -326,3 +326,18 @@ def span_of(low: float | None, high: float | None, unit: str) -> str:
     """
     first_end, last_end = quantity(low, unit), quantity(high, unit)
     return first_end if first_end == last_end else f"{_without_unit(first_end, last_end)}–{last_end}"
+
+
+def matrix_unit(dtype: str) -> str:
+    """Return the unit of matrix products of ``dtype``: integers are operations, not floating-point ones."""
+    return "OP/s" if dtype.startswith("int") else "FLOP/s"
+
+
+def matrix_rate(dtype: str, value: float) -> str:
+    """Return the rate of matrix products of ``dtype`` in its unit.
+
+    Example:
+        >>> matrix_rate("bf16", 5.6e11), matrix_rate("int8", 1.1e12)
+        ('560 GFLOP/s', '1.10 TOP/s')
+    """
+    return quantity(value, matrix_unit(dtype))
