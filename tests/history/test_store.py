@@ -91,17 +91,18 @@ def test_any_run_comes_back_exactly_from_postgresql(served, run):
 
 def test_names(url):
     history = open_history(url)
-    for name in ("m-2026a", "m-2026b", "m-2026", "M-X%", "m_9"):
+    for name in ("m-2026a", "m-2026b", "m-2026", "M-%X", "m_9"):
         keep(history, made_run(name))
 
     assert fetch(history, "m-2026").id == "m-2026"  # exact before prefix
     assert fetch(history, "m-2026b").id == "m-2026b"
-    assert fetch(history, "M").id == "M-X%"  # case counts, wildcards do not
+    assert fetch(history, "M").id == "M-%X"  # case counts, wildcards do not
     assert fetch(history, "m_").id == "m_9"
+    assert fetch(history, "6b").id == "m-2026b"  # the end, where ids begin with the machine's name
     for given_name, text in (
-        ("m-", "unknown record: 3 ids begin with 'm-'; nearest: m-2026, m-2026a, m-2026b; write more of the id"),
+        ("m-", "unknown record: 3 ids begin or end with 'm-'; nearest: m-2026, m-2026a, m-2026b; write more of the id"),
         ("m-2027", "unknown record 'm-2027'; nearest: m-2026"),
-        ("%", "unknown record '%'; nearest: M-X%"),
+        ("%", "unknown record '%'; nearest: M-%X"),
         ("", "unknown record ''"),
     ):
         with pytest.raises(UnknownNameError) as caught:

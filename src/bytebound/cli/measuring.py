@@ -101,11 +101,12 @@ def show_list(db: str | None, *, json: bool) -> int:
 
 def show_comparison(before: str, after: str, db: str | None, *, json: bool) -> int:
     """Print two kept measurements side by side, and whether they differ by more than noise."""
-    from bytebound.history.store import fetch, open_history  # noqa: PLC0415
+    from bytebound.history.store import earlier, fetch, open_history  # noqa: PLC0415
     from bytebound.measure.compare import compare  # noqa: PLC0415
 
     history = open_history(db)
-    found = compare(fetch(history, before, kind="measurement"), fetch(history, after, kind="measurement"))
+    old, new = (fetch(history, name, kind="measurement") for name in (before, after))
+    found = compare(old, new, earlier(history, new))
 
     def text() -> str:
         from bytebound.report.history import comparison_text  # noqa: PLC0415

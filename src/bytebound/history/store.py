@@ -127,7 +127,7 @@ def records(
 
 
 def find(history: History, name: str, *, kind: str | None = None) -> Record:
-    """Return the record with the id ``name``, or the only one whose id begins so.
+    """Return the record with the id ``name``, or the only one whose id begins or ends so.
 
     ``latest`` is the newest (of ``kind``), ``previous`` the one before it of the same kind, machine and host.
 
@@ -141,10 +141,12 @@ def find(history: History, name: str, *, kind: str | None = None) -> Record:
         if name == "latest" or len(of_one) > 1:
             return of_one[name == "previous"]
     what = kind or "record"
-    found = [record for record in known if record.id == name] or [r for r in known if name and r.id.startswith(name)]
+    found = [record for record in known if record.id == name] or [
+        r for r in known if name and name in (r.id[: len(name)], r.id[-len(name) :])
+    ]
     if len(found) > 1:
         raise UnknownNameError(
-            f"{what}: {len(found)} ids begin with", name, [record.id for record in found], place=history.place,
+            f"{what}: {len(found)} ids begin or end with", name, [record.id for record in found], place=history.place,
             mend="write more of the id",
         )  # fmt: skip
     if not found:

@@ -48,15 +48,14 @@ class Difference:
         return student6(self.gain / self.error)
 
 
-def difference(before: Reading, after: Reading, *, more: float = 0.0) -> Difference | None:
+def difference(before: Reading, after: Reading) -> Difference | None:
     """Return how two readings of one thing differ, by whichever of best and median is the steadier; None at zero.
 
-    Workloads (whose bootstrap range is the median's) are compared by medians. ``more`` is relative error to add, such
-    as that of an unstable run. Where one reading has more samples than the other, its best is better by that alone, by
-    the tail scale times the logarithm of the ratio: this is taken off.
+    Workloads (whose bootstrap range is the median's) are compared by medians. Where one reading has more samples than
+    the other, its best is better by that alone, by the tail scale times the logarithm of the ratio: this is taken off.
     """
     figures: tuple[Figure, ...] = ("best", "median") if is_ceiling(before) and is_ceiling(after) else ("median",)
-    found = [_by(figure, before, after, more) for figure in figures if _positive(figure, before, after)]
+    found = [_by(figure, before, after) for figure in figures if _positive(figure, before, after)]
     return min(found, key=lambda item: item.error, default=None)
 
 
@@ -96,12 +95,12 @@ def _positive(figure: Figure, before: Reading, after: Reading) -> bool:
     return bool(min(before.median, after.median, getattr(before, figure), getattr(after, figure)) > 0)
 
 
-def _by(figure: Figure, before: Reading, after: Reading, more: float) -> Difference:
+def _by(figure: Figure, before: Reading, after: Reading) -> Difference:
     ratio = getattr(after, figure) / getattr(before, figure)
     gain = -math.log(ratio) if after.unit == "s" else math.log(ratio)
     if figure == "best":
         tail = max(r.high - r.low for r in (before, after)) / min(before.best, after.best) / (1 + 1 / 2 + 1 / 3)
         by_count = tail * math.log(after.samples / before.samples)
         gain = math.copysign(max(abs(gain) - max(math.copysign(by_count, gain * by_count), 0.0), 0.0), gain)
-    error = math.hypot(relative_error(before, figure), relative_error(after, figure), more)
+    error = math.hypot(relative_error(before, figure), relative_error(after, figure))
     return Difference(figure, ratio, gain, error)
