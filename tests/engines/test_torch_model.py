@@ -99,7 +99,7 @@ def test_decode_products_read_every_weight_once():
     matrices = sum(p.numel() * 4 for p in model.parameters() if p.dim() == 2)
     passed = 4 * 2 * (2 * (64 + 64) + 2 * (64 + 32) + 2 * (64 + 96) + 96 + 64) + 4 * (64 + 250)
     assert sum(run.bytes for run in products) == matrices + passed
-    assert {run.shapes.split(" ", 3)[-1] for run in products} == {
+    assert {run.shapes.split(" ", 1)[-1] for run in products} == {
         "q_proj, o_proj", "k_proj, v_proj", "gate_proj, up_proj", "down_proj", "lm_head",
     }  # fmt: skip
     assert sum(run.calls for run in products) == 2 * 7 + 1
@@ -171,6 +171,51 @@ def test_products_by_hand(name, shapes, flops, moved, kind):
     weights = torch_operators.Weights({(16, 9): "experts"})
     work = torch_operators.product_work(name, shapes, 2, weights)
     assert (work.flops, work.bytes, work.kind) == (flops, 2 * moved, kind)
+
+
+def test_grouped_products_by_hand():
+    """Twelve rows over four experts: 2 m n k, and 4 (1 − (3/4)^12) of the four matrices."""
+    work = torch_operators.grouped_work((12, 8), (4, 8, 5), 2, torch_operators.Weights({(8, 5): "experts"}))
+    assert work.flops == 2 * 12 * 8 * 5
+    assert work.bytes == pytest.approx(2 * (96 + 4 * (1 - 0.75**12) * 40 + 60))
+    empty = torch_operators.product_work("aten::mm", [(0, 64), (64, 32)], 2, torch_operators.Weights({}))
+    assert (empty.flops, empty.bytes) == (0, 0)
+
+
+def test_a_mixture_of_experts_counts_the_experts_that_are_hit():
+    """One token visits two of four experts: FLOPs and bytes of two, not of four; in eager loops and in batches alike."""
+    values = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    model = build(values)
+    steps = steps_of(model, batch=1)
+    cache = steps.fill()
+    runs, _ = profile_steps(lambda: steps.decode(cache), model, count=1, accelerator=PROCESSOR)
+    experts = [run for run in runs if run.kind == "gemm" and "gate_up_proj" in run.shapes]
+    assert sum(run.flops for run in experts) == 2 * 2 * 2 * 64 * 192  # layers, experts, a multiply and an add
+    matrices = 2 * 2 * 64 * 192 * 4
+    assert matrices < sum(run.bytes for run in experts) < matrices * 1.1
+
+
+def test_what_transformers_warns_of_is_noted(capfd):
+    """A model whose kernels are missing runs their slow stand-ins: that is said in the notes, not on the terminal."""
+    import logging
+
+    notes = []
+    with torch_source.overheard(notes):
+        logging.getLogger("transformers.models").warning("falling back")
+        logging.getLogger("transformers.models").warning("falling back")
+    assert notes == ["transformers: falling back"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_model_without_fused_attention_names_the_option():
+    values = {
+        "model_type": "mamba", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 250, "state_size": 8,
+        "intermediate_size": 128, "conv_kernel": 4, "time_step_rank": 4, "torch_dtype": "float32",
+    }  # fmt: skip
+    with pytest.raises(DocumentError, match="no fused attention for it; give --attention eager"):
+        run_torch_model(values, prompt=8, output=2, device="cpu", repeats=1)
+    run = run_torch_model(values, prompt=8, output=2, device="cpu", repeats=1, attention="eager")
+    assert [phase.name for phase in run.phases] == ["prefill", "decode"]
 
 
 def test_outer_products_are_not_matrix_products():
@@ -484,3 +529,40 @@ def test_how_slow_a_dtype_is(monkeypatch):
     measured = torch_limits.slowdown
     assert measured("fp32") == 1.0
     assert measured("bf16", side=64) > 0
+
+
+def test_probes_beside_the_model(monkeypatch):
+    """Read bandwidth and the canaries run on the processor; the copy, meant for accelerators, runs there too."""
+    pytest.importorskip("numba", reason="numba is not installed")
+    from contextlib import ExitStack
+
+    from bytebound.engines import torch_canaries
+
+    monkeypatch.setattr(torch_canaries, "READ_BYTES", 2**22)
+    with ExitStack() as stack:
+        probes = torch_canaries.canaries(stack, PROCESSOR)
+        assert [probe.name for probe in probes] == ["memory.read", "canary.fma", "canary.clock"]
+        for probe in [*probes, torch_canaries._copy(PROCESSOR)]:
+            probe.work()
+    assert 0.9 * 2**22 < probes[0].amount <= 2**22
+
+
+def test_kernels_own_time_counts_on_a_device():
+    """With a device, rows hold its kernels' seconds and the rest of the step is the device waiting for its host."""
+    from types import SimpleNamespace
+
+    def event(name, children=(), **values):
+        return SimpleNamespace(
+            name=name, cpu_children=list(children), input_shapes=[(1, 8), (4, 8)], input_dtypes=["float", "float"],
+            concrete_inputs=[], cpu_memory_usage=0, device_memory_usage=512, **values,
+        )  # fmt: skip
+
+    launch = event("cudaLaunchKernel", cpu_time_total=90.0, device_time_total=0.0)
+    linear = event("aten::linear", [launch], cpu_time_total=100.0, device_time_total=20.0)
+    step = event(torch_operators.STEP, [linear], cpu_time_total=200.0)
+    weights = torch_operators.Weights({(4, 8): "lm_head"})
+    between, product = torch_operators.operator_runs(step, weights, device=True)
+    assert (product.name, product.seconds, product.flops) == ("linear", pytest.approx(20e-6), 64)
+    assert between.seconds == pytest.approx(180e-6)
+    product, between = torch_operators.operator_runs(step, weights)
+    assert (product.seconds, between.seconds) == (pytest.approx(100e-6), pytest.approx(100e-6))

@@ -86,6 +86,8 @@ def run_torch_model(
     """
     began = time.perf_counter()
     need_packages()
+    from bytebound.engines.torch_source import overheard  # noqa: PLC0415 - needs transformers
+
     say = on_progress or (lambda _text: None)
     for name, value in (("batch", batch), ("prompt", prompt), ("output", output), ("repeats", repeats)):
         if value < 1:
@@ -104,7 +106,7 @@ def run_torch_model(
             vocabulary=opened.vocabulary, batch=batch, prompt=prompt, depth=prompt + output // 2, seed=seed,
         )  # fmt: skip
         try:
-            with memory_errors(opened.name):
+            with memory_errors(opened.name), overheard(taken.notes):
                 _rounds(steps, opened, taken, repeats=repeats, output=output, deadline=began + budget_s, say=say)
         except KeyboardInterrupt:
             if not taken.seconds:

@@ -39,6 +39,8 @@ PRODUCTS = {
     "aten::addmm": (1, 2), "aten::addmv": (1, 2), "aten::baddbmm": (1, 2), "aten::_scaled_mm": (0, 1),
 }  # fmt: skip
 """Matrix products: where their two factors stand among the inputs. ``linear`` has its second one transposed."""
+GROUPED = "aten::_grouped_mm"
+"""All experts' products in one operator; where it has no kernel, it calls ``mm`` for one expert after the other."""
 CONVOLUTIONS = ("aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution")
 CAUSAL_AT = {
     "aten::scaled_dot_product_attention": 5,
@@ -88,10 +90,13 @@ class Weights:
     names: Mapping[Shape, str]
 
     def name(self, *shapes: Shape) -> str:
-        """Return the layers whose weight has the last two axes of one of ``shapes``, either way round, or nothing."""
+        """Return the layers whose weight has the last two axes of one of ``shapes``, either way round, or nothing.
+
+        No weight of a product has more than three axes (experts, outputs, inputs).
+        """
         for shape in shapes:
             found = self.names.get(shape[-2:]) or self.names.get(shape[-2:][::-1])
-            if len(shape) > 1 and found:
+            if 1 < len(shape) < 4 and found:
                 return found
         return ""
 
@@ -113,8 +118,8 @@ def weights_of(model: Any) -> Weights:
 def product_work(name: str, shapes: Sequence[Shape], item: int, weights: Weights) -> Work | None:
     """Return the work of a matrix product: 2 m n k FLOPs, each factor read and the result written once.
 
-    A product without any of the model's matrices, such as scores of queries and keys, is attention. None for an outer
-    product (k = 1), which is an elementwise multiplication in disguise, and for shapes that are no matrices.
+    A product of batches without any of the model's matrices, such as scores of queries and keys, is attention. None for an
+    outer product (k = 1), which is an elementwise multiplication in disguise, and for shapes that are no matrices.
     """
     at, bt = PRODUCTS[name]
     if max(at, bt) >= len(shapes) or not shapes[at] or not shapes[bt]:
@@ -125,15 +130,27 @@ def product_work(name: str, shapes: Sequence[Shape], item: int, weights: Weights
     columns = right[-1] if len(right) > 1 else 1
     if inner == 1:
         return None
-    rows = (
-        math.prod(a[:-1])
-        if len(right) < 3
-        else math.prod(_broadcast(a[:-2], right[:-2])) * (a[-2] if len(a) > 1 else 1)
-    )
+    batch = math.prod(_broadcast(a[:-2], right[:-2])) if len(right) > 2 else math.prod(a[:-2])
+    rows = batch * (a[-2] if len(a) > 1 else 1)
+    if rows == 0:  # an expert nobody chose
+        return NOTHING
     layers = weights.name(b, a)
     kind = "gemm" if layers or min(len(a), len(b)) < 3 else "attention"
     moved = math.prod(a) + math.prod(b) + rows * columns
-    return Work(kind, 2.0 * rows * columns * inner, float(moved * item), f"{_text(a)} · {_text(b)} {layers}".strip())
+    text = f"{_text(b)} {layers}" if layers else f"{_text(a)} · {_text(b)}"
+    return Work(kind, 2.0 * rows * columns * inner, float(moved * item), text)
+
+
+def grouped_work(a: Shape, b: Shape, item: int, weights: Weights) -> Work:
+    """Return the work of (rows, k) times each row's own expert out of (experts, k, n).
+
+    Which experts are hit is not recorded: the matrices read are those that this many rows would hit if each chose freely,
+    E (1 − (1 − 1/E)^rows) of E.
+    """
+    rows, experts = a[0], b[0]
+    hit = experts * (1 - (1 - 1 / experts) ** rows)
+    moved = math.prod(a) + hit * b[1] * b[2] + rows * b[2]
+    return Work("gemm", 2.0 * rows * b[1] * b[2], moved * item, f"{_text(b)} {weights.name(b)}".strip())
 
 
 def attention_work(query: Shape, key: Shape, value: Shape, *, causal: bool, mask_bytes: float, item: int) -> Work:
@@ -163,6 +180,8 @@ def counted(event: Any, weights: Weights) -> Work | None:
         causal = CAUSAL_AT[name] < len(event.concrete_inputs) and event.concrete_inputs[CAUSAL_AT[name]] is True
         mask_bytes = math.prod(mask) * sizes[3] if mask else 0
         return attention_work(*shapes[:3], causal=causal, mask_bytes=mask_bytes, item=sizes[0])
+    if name == GROUPED and not any(child.name == "aten::mm" for child in operators(event)):
+        return grouped_work(shapes[0], shapes[1], sizes[0], weights)
     if name in CONVOLUTIONS and len(shapes[1]) > 2:
         out = allocated(event) / sizes[0]
         moved = math.prod(shapes[0]) + math.prod(shapes[1]) + out

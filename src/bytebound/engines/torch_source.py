@@ -7,6 +7,7 @@ memory before PyTorch builds anything.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -147,13 +148,19 @@ def build(found: Described, dtype: str, accelerator: Accelerator, *, attention: 
             else:
                 model = _load(found, found.weights, options)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise DocumentError(
-                f"transformers cannot build it: {reason[0][:300]}",
-                place=place,
-                mend="check the files, or another model",
-            ) from error
+            raise _cannot(error, place) from error
     return model.eval().to(accelerator.device)
+
+
+def _cannot(error: Exception, place: str) -> DocumentError:
+    """Return our error for one that transformers raised while it built a model."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "attention implementation" in lines[0]:
+        return DocumentError("transformers has no fused attention for it", place=place, mend="give --attention eager")
+    reason = f"it does not know {lines[0]}" if isinstance(error, KeyError) else lines[0][:300]
+    return DocumentError(
+        f"transformers cannot build it: {reason}", place=place, mend="check the files, or try another model"
+    )
 
 
 def _load(found: Described, weights: Path, options: Mapping[str, Any]) -> Any:
@@ -229,15 +236,33 @@ def takes(model: Any, argument: str) -> bool:
 @contextmanager
 def hushed() -> Iterator[None]:
     """Keep transformers' progress bars and advice off the terminal while it builds a model."""
-    from transformers.utils import logging  # noqa: PLC0415 - optional
+    from transformers.utils import logging as theirs  # noqa: PLC0415 - optional
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
     try:
         with redirect_stderr(StringIO()):  # the GGUF loader's bar obeys no setting
             yield
     finally:
-        logging.set_verbosity(level)
+        theirs.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()
+
+
+@contextmanager
+def overheard(notes: list[str]) -> Iterator[None]:
+    """Turn what transformers warns of while a model runs, such as a slow stand-in for a kernel, into ``notes``, once each."""
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = f"transformers: {record.getMessage()[:300]}"
+            if record.levelno >= logging.WARNING and text not in notes:
+                notes.append(text)
+
+    logger = logging.getLogger("transformers")
+    handlers, logger.handlers = logger.handlers, [Keep()]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers

@@ -25,6 +25,7 @@ class Steps:
         ids: token ids (batch, depth), on that device.
         prompt: how many of them a prefill passes.
         options: further arguments of every pass.
+        cache_name: what the model calls its cache; empty for one that takes none.
     """
 
     model: Any
@@ -32,6 +33,7 @@ class Steps:
     ids: Any
     prompt: int
     options: Mapping[str, Any]
+    cache_name: str
 
     def forward(self, ids: Any, **more: Any) -> Any:
         """Pass token ids through the model and wait until the device is done."""
@@ -48,9 +50,7 @@ class Steps:
 
     def fill(self) -> Any:
         """Return a cache as deep as ``ids`` is long, or None for a model that keeps none we can hold at one depth."""
-        if "use_cache" not in self.options:
-            return None
-        cache = getattr(self.forward(self.ids), "past_key_values", None)
+        cache = getattr(self.forward(self.ids), self.cache_name, None) if self.cache_name else None
         return cache if hasattr(cache, "layers") else None
 
     def decode(self, cache: Any) -> None:
@@ -61,7 +61,7 @@ class Steps:
         """
         copied = copy.copy(cache)
         copied.layers = [copy.copy(layer) for layer in cache.layers]
-        self.forward(self.ids[:, -1:], past_key_values=copied)
+        self.forward(self.ids[:, -1:], **{self.cache_name: copied})
 
 
 def make_steps(
@@ -76,7 +76,8 @@ def make_steps(
     options: dict[str, Any] = {"use_cache": True} if takes(model, "use_cache") else {}
     if takes(model, "logits_to_keep"):
         options["logits_to_keep"] = 1  # as generation does: only the last token's logits are wanted
-    return Steps(model, accelerator, ids.to(accelerator.device), prompt, options)
+    cache = next((name for name in ("past_key_values", "cache_params") if takes(model, name)), "")
+    return Steps(model, accelerator, ids.to(accelerator.device), prompt, options, cache)
 
 
 def profile_steps(
