@@ -82,14 +82,7 @@ def noticed(earlier: Sequence[Device], new: Device) -> tuple[str, ...]:
 
 
 def change_words(change: Change) -> str:
-    """Return what one reading lost or gained, in words.
-
-    Example:
-        >>> spread = Spread(24.1e9, 24.0e9, 23e9, 24.1e9, 20)
-        >>> lower = Spread(21.2e9, 21.0e9, 20e9, 21.2e9, 20)
-        >>> change_words(Change("memory.read", "B/s", {}, "best", spread, lower, 0.88, 0.98, "slower"))
-        'memory read lost 12 % (24.1 GB/s → 21.2 GB/s)'
-    """
+    """Return what one reading lost or gained, in words: ``memory read lost 12 % (24.1 GB/s → 21.2 GB/s)``."""
     before, after = getattr(change.before, change.figure), getattr(change.after, change.figure)
     share = f"{abs(change.ratio - 1):.0%}".replace("%", " %")
     grew = change.ratio > 1
