@@ -25,12 +25,13 @@ RESOURCES = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the model is, in three numbers."""
+    """What the model is, in three numbers; ``asked`` is how it was named (a file's path, a bundled id)."""
 
     name: str
     parameters: Number
     active_parameters: Number
     kv_bytes_per_token: Number
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

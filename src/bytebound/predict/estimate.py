@@ -56,6 +56,7 @@ class Setting:
     ceilings: Ceilings
     evidence: Evidence
     grade: str = "scaled"
+    asked: str = ""
 
     @property
     def chunk(self) -> float:
@@ -139,6 +140,8 @@ def estimate(
         UnknownNameError, DocumentError, QuantityError: the request could not be understood.
     """
     setting = settle(model, machine, work.engine)
+    if isinstance(model, str):
+        setting = replace(setting, asked=model)
     if calibration is not None:
         setting = calibrated(setting, calibration, str(work.weights))
     elif isinstance(work.weights, str):
@@ -219,7 +222,7 @@ def _model_facts(setting: Setting, work: Serve) -> ModelFacts:
     )
     return ModelFacts(
         setting.architecture.name, setting.architecture.parameters, setting.architecture.active_parameters,
-        _shaped(per_token, work.shape),
+        _shaped(per_token, work.shape), setting.asked,
     )  # fmt: skip
 
 

@@ -191,7 +191,8 @@ def _basis(estimate: Estimate) -> list[RenderableType]:
     level = percent(estimate.tpot_s.level)
     lines = [("basis", f"{counted or 'nothing stated'}; ranges should hold the truth {level} of the time")]
     lines += [("unknown", f"{clean(key)}: {clean(why)}") for key, why in estimate.missing.items()]
-    lines += [("next", f"bytebound explain {clean(estimate.model.name)} --on {quoted(clean(estimate.machine.name))}")]
+    named = clean(estimate.model.asked or estimate.model.name)
+    lines += [("next", f"bytebound explain {quoted(named)} --on {quoted(clean(estimate.machine.name))}")]
     return [*_notes(estimate), labelled(lines, style="dim")]
 
 
