@@ -277,7 +277,7 @@ def test_the_dram_canary_shows_what_the_ladder_missed():
         readings = (*device.measured.readings, canary)
         return device.model_copy(update={"measured": device.measured.model_copy(update={"readings": readings})})
 
-    low, high, both = run(3, 38, 38), run(1, 68, 68), run(2, 38, 38, 38, 68)
+    low, high, both = run(3, 38, 38), run(1, 68, 68), run(4, 38, 38, 38, 68)
     seen = change_of(compare(low, both)).after
     assert (seen.samples, seen.best) == (60, pytest.approx(68e9, rel=0.03))
     assert seen.median == pytest.approx(38e9, rel=0.03)
