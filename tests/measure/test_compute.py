@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
 import pytest
 
 from bytebound.documents.measurement import Missing, Reading
+from bytebound.errors import RequestError
 from bytebound.measure import compute
 from bytebound.measure.sampling import Probe
 
@@ -149,3 +151,11 @@ def test_launches_run():
         if isinstance(each, Probe):
             each.work()
             assert each.unit == "s"
+
+
+def test_without_threadpoolctl(monkeypatch):
+    """A missing package is named with the extra that brings it."""
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with pytest.raises(RequestError, match="needs threadpoolctl") as caught, compute.threads_set(1):
+        pass
+    assert "bytebound[measure]" in caught.value.mend

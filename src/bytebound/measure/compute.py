@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.documents.measurement import Missing, Reading
+from bytebound.errors import RequestError
 from bytebound.measure.sampling import Probe
 from bytebound.units import show_rate
 
@@ -34,9 +35,18 @@ EMULATED = 0.5
 
 @contextlib.contextmanager
 def threads_set(threads: int) -> Iterator[None]:
-    """Let numpy's BLAS and PyTorch (where it is installed) use ``threads`` threads inside the block."""
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - optional: in the measure extra
+    """Let numpy's BLAS and PyTorch (where it is installed) use ``threads`` threads inside the block.
 
+    Raises:
+        RequestError: threadpoolctl is not installed.
+    """
+    try:
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415 - optional: in the measure extra
+    except ImportError:
+        raise RequestError(
+            "measuring matrix rates needs threadpoolctl, which is not installed",
+            mend='run: pip install "bytebound[measure]"',
+        ) from None
     torch = find_torch()
     before = torch.get_num_threads() if torch is not None else 0
     with threadpool_limits(limits=threads):
