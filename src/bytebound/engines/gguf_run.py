@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 STEPS_PER_ROUND, PREFILLS = 4, 3
 SHORTEST_S = 0.1
+KV_BYTES = {"fp32": 4.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+"""Bytes per cached value where they are not two."""
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ def run_gguf(
             raise QuantityError(f"{name} is {value}", place=f"--{name}", mend="give 1 or more")
     architecture = read_model(str(path))
     depth = prompt + output // 2
-    _check_room(Path(path))
+    _check_room(Path(path), architecture.kv_elements_per_token * batch * (prompt + output) * KV_BYTES.get(kv, 2.0))
     seen = _Seen()
     with ExitStack() as stack:
         say("loading")
@@ -151,12 +153,12 @@ def _canaries(seen: _Seen) -> dict[str, Spread]:
     return {name: found for name, rates in seen.rates.items() if (found := spread(rates, rate=True))}
 
 
-def _check_room(path: Path) -> None:
+def _check_room(path: Path, cache: float) -> None:
     size = path.stat().st_size if path.is_file() else 0
     free = read_system().memory_free_bytes
-    if size > free:
+    if size + cache > free:
         raise QuantityError(
-            f"the model takes {show_capacity(size)} and {show_capacity(free)} of memory is free",
+            f"the model takes {show_capacity(size)}, its KV cache {show_capacity(cache)}, and {show_capacity(free)} of memory is free",
             place=str(path),
-            mend="free memory or take a smaller file: this would swap",
+            mend="free memory, take a smaller file, or ask for fewer tokens: this would swap",
         )

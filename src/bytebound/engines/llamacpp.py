@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.errors import DocumentError, RequestError, UnfinishedError, UnknownNameError
+from bytebound.errors import DocumentError, QuantityError, RequestError, UnfinishedError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,10 @@ PACKAGES = {"xllamacpp": "*.so", "llama_cpp": "lib/libllama.*"}
 KV_TYPES = {"fp32": 0, "fp16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}
 """KV-cache dtype -> ggml type number. Source: ggml's public enum ggml_type."""
 FLASH = {"auto": -1, "off": 0, "on": 1}
+MOST_THREADS, MOST_TOKENS = 512, 2**31 - 1
+"""Beyond these llama.cpp ends the whole process. Source: GGML_MAX_N_THREADS in ggml.h; positions are 32-bit."""
+SPARE = 8
+"""Tokens of context beyond those asked for."""
 _WORDS = 128
 _MINUS_ONE = 0xFFFFFFFF
 
@@ -193,7 +197,12 @@ class Session:
     def _trim(self, depth: int) -> None:
         memory = self.library.handle.llama_get_memory(self.context)
         for sequence in range(self.sequences):
-            self.library.handle.llama_memory_seq_rm(memory, sequence, depth, -1)
+            if not self.library.handle.llama_memory_seq_rm(memory, sequence, depth, -1):
+                raise UnfinishedError(
+                    f"this model cannot go back to a depth of {depth} tokens: its state is recurrent",
+                    place="llama.cpp",
+                    mend="observe it behind a llama-server instead",
+                )
 
     def _decode(self, places: list[tuple[int, int]], *, every: bool) -> None:
         handle = self.library.handle
@@ -236,12 +245,14 @@ def open_session(
 
     Raises:
         UnknownNameError: no such KV dtype or flash setting.
+        QuantityError: a number llama.cpp would not survive.
         DocumentError: no such file, or llama.cpp cannot load it.
         UnfinishedError: there is no memory for the context.
     """
     for kind, given, known in (("KV dtype", kv, KV_TYPES), ("flash setting", flash, FLASH)):
         if given not in known:
             raise UnknownNameError(kind, given, known, place="llama.cpp")
+    _check_numbers(context=context, threads=threads, sequences=sequences, micro_batch=micro_batch)
     if not Path(path).is_file():
         raise DocumentError("no such file", place=str(path), mend="name a .gguf file")
     library = load_llamacpp()
@@ -255,9 +266,9 @@ def open_session(
         )
         if not made:
             raise UnfinishedError(
-                f"llama.cpp made no context of {context:,} tokens with {kv} KV and flash attention {flash}",
+                f"llama.cpp made no context of {sequences:,} × {context:,} tokens with {kv} KV and flash attention {flash}",
                 place=str(path),
-                mend="ask for fewer tokens; a quantized KV cache needs flash attention",
+                mend="ask for fewer tokens or sequences; a quantized KV cache needs flash attention",
             )
         try:
             vocabulary = handle.llama_vocab_n_tokens(handle.llama_model_get_vocab(model))
@@ -268,12 +279,26 @@ def open_session(
         handle.llama_model_free(model)
 
 
+def _check_numbers(*, context: int, threads: int, sequences: int, micro_batch: int) -> None:
+    most = {"threads": MOST_THREADS, "sequences": MOST_TOKENS, "micro_batch": MOST_TOKENS, "context": MOST_TOKENS}
+    given = {"threads": threads, "sequences": sequences, "micro_batch": micro_batch, "context": context}
+    for name, value in given.items():
+        if not 1 <= value <= most[name]:
+            raise QuantityError(f"{name} is {value:,}", place="llama.cpp", mend=f"give 1 to {most[name]:,}")
+    if (context + SPARE) * sequences > MOST_TOKENS:
+        raise QuantityError(
+            f"{sequences:,} sequences of {context:,} tokens",
+            place="llama.cpp",
+            mend=f"at most {MOST_TOKENS:,} together",
+        )
+
+
 def _parameters(  # noqa: PLR0917 - the caller's own arguments, in its order
     library: Library, context: int, threads: int, flash: str, kv: str, sequences: int, micro_batch: int
 ) -> _Struct:
     parameters = library.handle.llama_context_default_params()
     words, layout = parameters.words, library.layout
-    words[0] = (context + 8) * sequences
+    words[0] = (context + SPARE) * sequences
     words[1] = words[2] = max(micro_batch, sequences)
     words[3] = sequences
     words[layout.threads] = words[layout.threads + 1] = threads

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.errors import DocumentError, UnknownNameError
+from bytebound.errors import DocumentError, QuantityError, UnfinishedError, UnknownNameError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ SCALE_SPREAD = 0.3
 """Log-spread of block scales. Kernels look half-precision scales up in a table: one constant scale always hits the first
 cache and decodes 10 to 20 % faster than real weights do (SmolLM2-135M in Q4_1, whose scales have a log-spread of 0.30)."""
 STEPS = {
-    "q4_0": 5.0, "q4_1": 5.5, "q5_0": 10.0, "q5_1": 11.0, "q8_0": 80.0, "iq4_nl": 74.0, "iq4_xs": 1360.0,
+    "q4_0": 5.0, "q4_1": 6.1, "q5_0": 10.0, "q5_1": 12.3, "q8_0": 80.0, "iq4_nl": 74.0, "iq4_xs": 1360.0,
     "q2_k": 16.0, "q3_k": 47.0, "q4_k": 300.0, "q5_k": 620.0, "q6_k": 1520.0,
 }  # fmt: skip
 """Standard deviation of a format's random integers times sub-scales, so that weights come out near unit variance over width."""
@@ -59,7 +59,9 @@ def write_random_gguf(path: Path, shape: Shape, weights: str, *, head: str = "",
 
     Raises:
         UnknownNameError: a format we do not write.
+        QuantityError: a matrix has columns that are no whole number of its format's blocks.
         DocumentError: the gguf package is missing.
+        UnfinishedError: the disk is full or cannot be written.
     """
     try:
         import gguf  # noqa: PLC0415 - optional
@@ -72,19 +74,7 @@ def write_random_gguf(path: Path, shape: Shape, weights: str, *, head: str = "",
             raise UnknownNameError("GGUF format to write", name, BLOCKS)
     random = np.random.default_rng(seed)
     writer: Any = gguf.GGUFWriter(str(path), "llama")
-    writer.add_tokenizer_model("no_vocab")
-    writer.add_vocab_size(shape.vocabulary)
-    writer.add_context_length(1 << 17)
-    writer.add_embedding_length(shape.width)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(1e4)
+    _describe(writer, shape)
 
     def matrix(name: str, rows: int, columns: int, kind: str) -> None:
         data = random_matrix(random, rows, columns, kind)
@@ -109,11 +99,36 @@ def write_random_gguf(path: Path, shape: Shape, weights: str, *, head: str = "",
         matrix(at + "ffn_gate.weight", shape.feed_forward, shape.width, weights)
         matrix(at + "ffn_up.weight", shape.feed_forward, shape.width, weights)
         matrix(at + "ffn_down.weight", shape.width, shape.feed_forward, weights)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    except OSError as error:
+        raise UnfinishedError(
+            f"cannot write a small model: {error.strerror}",
+            place=str(path),
+            mend="free disk, or set TMPDIR to a larger one",
+        ) from None
+    finally:
+        writer.close()
     return path
+
+
+def _describe(writer: Any, shape: Shape) -> None:
+    """Write the metadata of ``shape``."""
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_vocab_size(shape.vocabulary)
+    writer.add_context_length(1 << 17)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(1e4)
 
 
 def random_matrix(random: np.random.Generator, rows: int, columns: int, kind: str) -> NDArray[Any]:
@@ -123,14 +138,14 @@ def random_matrix(random: np.random.Generator, rows: int, columns: int, kind: st
         drawn = random_matrix(random, fresh, columns, kind)
         return np.ascontiguousarray(np.tile(drawn, (-(-rows // fresh), 1))[:rows])
     scale = 1.0 / np.sqrt(columns)
-    if kind == "fp32":
-        return (random.standard_normal((rows, columns), dtype=np.float32) * scale).astype(np.float32)
-    if kind == "fp16":
-        return (random.standard_normal((rows, columns), dtype=np.float32) * scale).astype(np.float16)
-    if kind == "bf16":
+    if not BLOCKS[kind][2]:
         floats = random.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
-        return (floats.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        if kind == "bf16":
+            return (floats.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        return floats.astype(np.float16) if kind == "fp16" else floats
     size, wide, scales = BLOCKS[kind]
+    if columns % size:
+        raise QuantityError(f"{columns} columns are no whole number of {kind} blocks of {size}", place="shape")
     blocks = random.integers(0, 256, (rows, columns // size, wide), dtype=np.uint8)
     for nth, at in enumerate(scales):
         spread = np.exp(SCALE_SPREAD * random.standard_normal((rows, columns // size)))

@@ -23,7 +23,7 @@ import numpy as np
 
 from bytebound.documents.calibration import AttentionCost, Calibration, FormatCost
 from bytebound.engines.llamacpp import KV_TYPES, Session, load_llamacpp, open_session
-from bytebound.engines.random_gguf import write_random_gguf
+from bytebound.engines.random_gguf import BLOCKS, write_random_gguf
 from bytebound.errors import UnfinishedError, UnknownNameError
 from bytebound.ledger.table import compile_table
 from bytebound.measure.sampling import Sample, sample
@@ -257,8 +257,8 @@ def conclude(
         formats.append(FormatCost("body", body.weights, body.shape.width, tuple(n for n, _ in points), tuple(costs)))
     small = head_shape(target)
     own = layer_bytes(small, "fp16") * formats[0].s_per_byte[0]
-    rows = small.vocabulary
-    head_bytes = target.head_bytes * rows / target.head_rows
+    elements, size, _ = BLOCKS[target.head_weights]
+    head_bytes = small.vocabulary * small.width * size / elements
     head = max(t["head"] - per_step - per_layer - own, 1e-3 * t["head"]) / head_bytes
     formats.append(FormatCost("head", target.head_weights, small.width, (1,), (head,)))
     shape = attention_shape(target)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gcd, lcm
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from bytebound.engines.random_gguf import BLOCKS, Shape
 from bytebound.errors import RequestError, UnknownNameError
 from bytebound.ledger.precision import streamed
+from bytebound.ledger.table import CROSSED, LATENT, MAIN
 
 if TYPE_CHECKING:
     from bytebound.ledger.table import OpTable
@@ -50,7 +50,8 @@ def target_of(table: OpTable, weights: str) -> Target:
         UnknownNameError: a weight format llama.cpp does not run.
     """
     p, s = table.products, table.scores
-    if table.kind != "decoder" or not len(s.names) or "head" not in p.roles:
+    own = [i for i, stream in enumerate(s.stream) if stream == MAIN and s.kind[i] != CROSSED]
+    if table.kind != "decoder" or not own or "head" not in p.roles:
         raise RequestError(
             "only decoders with attention and an output matrix can be calibrated", place="--calibrate",
             mend="leave --calibrate out",
@@ -60,11 +61,12 @@ def target_of(table: OpTable, weights: str) -> Target:
     head_format = next(name for part, name in read if part == "head")
     body = {writable(name): size for (part, name), (size, _) in read.items() if part == "body"}
     elements = sum(count for (part, _), (_, count) in read.items() if part == "body")
-    weight = s.repeat / s.repeat.sum()
-    latent = bool(np.any(s.kv_heads == 0))
+    most = max(own, key=lambda i: s.repeat[i])  # the kind of attention that most layers have; towers of images apart
+    latent = s.kind[most] == LATENT  # every head reads the same latent
     return Target(
-        layers=int(table.layers), width=int(p.inputs[head]), heads=int(s.heads[0]),
-        kv_heads=1 if latent else int(s.kv_heads[0]), head_dim=int((s.qk_dim * weight).sum()),
+        layers=int(table.layers), width=int(p.inputs[head]), heads=int(s.heads[most]),
+        kv_heads=1 if latent else int(s.kv_heads[most]),
+        head_dim=int(s.latent[most] + s.rope[most] if latent else s.qk_dim[most]),
         body_bytes=body, body_elements=elements, head_bytes=read["head", head_format][0],
         head_rows=int(p.outputs[head]), head_weights=writable(head_format), kv_bytes_per_token=float((s.own * s.repeat).sum()) * 2,
     )  # fmt: skip
@@ -88,14 +90,20 @@ def body_shape(target: Target, weights: str) -> Shape:
     """Return a few layers as wide as the target's, with its heads and as many weights a layer where memory allows."""
     unit = max(BLOCKS[weights][0], 32)
     width = -(-target.width // unit) * unit
-    own, kv = target.heads * target.head_dim, target.kv_heads * target.head_dim
-    attention = width * (2 * own + 2 * kv)
     bytes_per = BLOCKS[weights][1] / BLOCKS[weights][0]
     wanted = min(target.body_elements / target.layers, LARGEST_LAYER_BYTES / bytes_per)
+    heads = _body_heads(target, unit, wanted / (2 * width * target.head_dim) - target.kv_heads)
+    attention = 2 * width * target.head_dim * (heads + target.kv_heads)
     feed_forward = max(round((wanted - attention) / (3 * width) / unit), 1) * unit
-    layer_bytes = (attention + 3 * width * feed_forward) * bytes_per
-    layers = min(max(2, -(-int(LEAST_BYTES) // int(layer_bytes))), max(target.layers, 2))
-    return Shape(layers, width, feed_forward, target.heads, target.kv_heads, target.head_dim, vocabulary=unit)
+    size = (attention + 3 * width * feed_forward) * bytes_per
+    layers = min(max(2, -(-int(LEAST_BYTES) // int(size))), max(target.layers, 2))
+    return Shape(layers, width, feed_forward, heads, target.kv_heads, target.head_dim, vocabulary=unit)
+
+
+def _body_heads(target: Target, unit: int, most: float) -> int:
+    """Return as many heads as the target has, or as fill whole blocks, and fewer where they alone outweigh the layer."""
+    step = lcm(target.kv_heads, unit // gcd(unit, target.head_dim))
+    return max(min(-(-target.heads // step), int(most // step)), 1) * step
 
 
 def head_shape(target: Target) -> Shape:
