@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bytebound.documents.device import Device, Figure
     from bytebound.documents.measurement import Measured, Reading, System
 
-MOST_READINGS = 1500
+MOST_READINGS = 500
 """Rows of the table of all readings; a machine with more keeps them in its JSON document."""
 
 

@@ -24,11 +24,10 @@ STEP = "whole step"
 def observed_roofline(observation: Observation, device: Device | None) -> Chart:
     """Return phases and their operators under the roofs of the machine they ran on."""
     memory = observation.memory_bytes_per_s
-    top = max(observation.flop_per_s.values(), default=math.inf)
     dots = []
     for place, phase in enumerate(observation.phases):
         name = observed.phase_name(phase)
-        roof = min(top, phase.intensity * memory)
+        roof = observed.roof_at(phase.intensity, observation)
         dots.append(
             Dot(
                 name,
@@ -84,7 +83,7 @@ def forecast_chart(observation: Observation) -> Chart:
     x: Spec = {
         "type": "quantitative",
         "scale": {"zero": False},
-        "axis": {"title": "share of the observed median", "format": ".0%"},
+        "axis": {"title": "share of the observed median", "format": ".0%", "tickCount": 6},
     }
     tip = [
         {"field": "n", "title": "phase"},

@@ -68,13 +68,19 @@ def _tiles(observation: Observation) -> list[tuple[str, str, str]]:
     tiles = []
     for phase in observation.phases[:3]:
         name = clean(phase.name)
-        tiles.append((f"{name}, MBU", percent(phase.mbu), f"{quantity(phase.bytes_per_s, 'B/s')} of measured memory"))
+        tiles.append(
+            (
+                f"{name}, MBU",
+                observed.share_words(phase.mbu, None),
+                f"{quantity(phase.bytes_per_s, 'B/s')} of measured memory",
+            )
+        )
         if phase.predicted_s is not None:
             worth = observed.grade_words(phase.grade)
             tiles.append((f"{name}, predicted against observed", observed.error_words(phase), worth))
     for name, text in observed.answers(observation):
-        value, _, rest = text.partition(" (")
-        tiles.append((name, value, rest.replace("), ", ", ", 1)))
+        value, _, rest = text.replace(" (", ", ", 1).replace("), ", ", ", 1).partition(", ")
+        tiles.append((name, value, rest))
     return tiles
 
 
@@ -85,10 +91,10 @@ def _row(place: int, phase: ObservedPhase) -> dict[str, str]:
         "median": show_time(phase.seconds.median),
         "spread": f"{observed.interval_words(phase.seconds)}, best {show_time(phase.seconds.best)}, {phase.seconds.samples} samples",
         "bytes": quantity(phase.bytes_per_s, "B/s"),
-        "mbu": percent(phase.mbu),
+        "mbu": observed.share_words(phase.mbu, None),
         "mbu_sheet": "" if phase.mbu_datasheet is None else f"{percent(phase.mbu_datasheet)} of the printed",
         "flop": quantity(phase.flop_per_s, "FLOP/s"),
-        "mfu": percent(phase.mfu),
+        "mfu": observed.share_words(phase.mfu, None),
         "mfu_sheet": "" if phase.mfu_datasheet is None else f"{percent(phase.mfu_datasheet)} of the printed",
         "intensity": significant(phase.intensity),
         "verdict": clean(phase.verdict),

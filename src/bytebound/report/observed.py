@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bytebound.report.readings import called, plain_number
-from bytebound.report.words import clean, first, interval, percent, quantity, span_of, tokens_rate
+from bytebound.report.words import clean, first, interval, matrix_unit, percent, quantity, span_of, tokens_rate
 from bytebound.units import show_time, significant
 
 if TYPE_CHECKING:
@@ -126,8 +126,9 @@ def spread_words(spread: Spread | None, show: Callable[[float], str] = show_time
     """Return ``median (10–90 %), best, samples``."""
     if spread is None:
         return "–"
-    ends = interval_words(spread, show)
-    return f"{show(spread.median)} ({ends}), best {show(spread.best)}, {spread.samples} samples"
+    ends, middle = interval_words(spread, show), show(spread.median)
+    around = "" if ends == middle else f" ({ends})"
+    return f"{middle}{around}, best {show(spread.best)}, {spread.samples} samples"
 
 
 def interval_words(spread: Spread, show: Callable[[float], str] = show_time) -> str:
@@ -150,7 +151,7 @@ def error_words(phase: ObservedPhase) -> str:
 def share_words(measured: float, datasheet: float | None) -> str:
     """Return a share of the measured ceiling and, in brackets, of the printed one."""
     printed = "" if datasheet is None or not math.isfinite(datasheet) else f" ({percent(datasheet)} of the printed)"
-    return percent(measured) + printed
+    return ("under 1 %" if 0 < measured < 0.005 else percent(measured)) + printed
 
 
 def answers(observation: Observation) -> list[tuple[str, str]]:
@@ -178,7 +179,6 @@ def _row(name: str, kind: str, parts: Sequence[OperatorRun], whole: float, obser
         for values in zip(*((o.calls, o.seconds, o.flops, o.bytes) for o in parts), strict=True)
     )
     intensity = ratio(flops, moved)
-    top = max(observation.flop_per_s.values(), default=math.inf)
     return OperatorRow(
         name=clean(name),
         kind=clean(kind),
@@ -188,10 +188,17 @@ def _row(name: str, kind: str, parts: Sequence[OperatorRun], whole: float, obser
         intensity=intensity,
         bytes_per_s=ratio(moved, seconds) if moved else math.nan,
         flop_per_s=ratio(flops, seconds) if flops else math.nan,
-        roof=min(top, intensity * observation.memory_bytes_per_s),
+        roof=roof_at(intensity, observation),
         shapes=clean(parts[0].shapes) if len(parts) == 1 else "",
         count=len(parts),
     )
+
+
+def roof_at(intensity: float, observation: Observation) -> float:
+    """Return the rate [FLOP/s] that memory and the fastest floating-point type allow at ``intensity``."""
+    rates = observation.flop_per_s
+    top = max((rates[name] for name in rates if matrix_unit(name) == "FLOP/s"), default=math.inf)
+    return min(top, intensity * observation.memory_bytes_per_s)
 
 
 def settings_words(values: Mapping[str, float | str]) -> str:
