@@ -234,10 +234,19 @@ SCHEMAS = {
     "fleet": ("bytebound.documents.fleet", "Fleet"),
     "estimate": ("bytebound.documents.estimate", "Estimate"),
     "audit": ("bytebound.documents.audit", "Audit"),
+    "observation": ("bytebound.documents.observation", "Observation"),
+    "run": ("bytebound.documents.observation", "Run"),
+    "calibration": ("bytebound.documents.calibration", "Calibration"),
+    "comparison": ("bytebound.documents.comparison", "Comparison"),
 }
 
 
-def schema(name: Annotated[str, Parameter(help="machine, fleet, estimate or audit.")], /) -> int:
+def schema(
+    name: Annotated[
+        str, Parameter(help="machine, fleet, estimate, audit, observation, run, calibration or comparison.")
+    ],
+    /,
+) -> int:
     """Print the JSON Schema of a document.
 
     Example:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from bytebound.errors import RequestError
+from bytebound.measure.canaries import READ_BYTES, host_canaries
 from bytebound.measure.sampling import Probe
 
 if TYPE_CHECKING:
@@ -13,9 +12,6 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from bytebound.measure.gpu import Accelerator
-
-READ_BYTES = 512 * 2**20
-"""Memory read by one sample: the least size the ladder takes for DRAM."""
 
 
 def canaries(stack: ExitStack, accelerator: Accelerator) -> Sequence[Probe]:
@@ -26,20 +22,7 @@ def canaries(stack: ExitStack, accelerator: Accelerator) -> Sequence[Probe]:
     """
     if accelerator.kind != "cpu":
         return [_copy(accelerator)]
-    try:
-        from bytebound.measure.crew import Crew, usable_cpus  # noqa: PLC0415 - needs numba
-        from bytebound.measure.kernels import GRAIN  # noqa: PLC0415 - needs numba
-        from bytebound.measure.ladder import canaries as computing  # noqa: PLC0415 - needs numba
-        from bytebound.measure.ladder import fastest  # noqa: PLC0415 - needs numba
-    except RequestError:
-        return []
-    threads = len(usable_cpus())
-    part = READ_BYTES // threads // GRAIN * GRAIN
-    crew = stack.enter_context(Crew(threads, part))
-    name = fastest(crew, "read", part, 0.02)
-    where: dict[str, float | str] = {"bytes": float(part * threads), "threads": float(threads), "kernel": name}
-    read = Probe("memory.read", "B/s", float(part * threads), partial(crew.run, name, part, 1), f"kernel {name}", where)
-    return [read, *computing(crew)]
+    return host_canaries(stack)
 
 
 def _copy(accelerator: Accelerator) -> Probe:

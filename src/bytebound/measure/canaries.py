@@ -30,6 +30,6 @@ def host_canaries(stack: ExitStack, *, read_bytes: int = READ_BYTES) -> tuple[Pr
     part = read_bytes // threads // GRAIN * GRAIN
     crew = stack.enter_context(Crew(threads, part))
     name = fastest(crew, "read", part, 0.02)
-    where = {"bytes": float(part * threads), "threads": float(threads), "kernel": name}
+    where: dict[str, float | str] = {"bytes": float(part * threads), "threads": float(threads), "kernel": name}
     read = Probe("memory.read", "B/s", float(part * threads), partial(crew.run, name, part, 1), f"kernel {name}", where)
     return (read, *canaries(crew))
