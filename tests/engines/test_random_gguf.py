@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gguf
 import numpy as np
 import pytest
+from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
-
-gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
-
-from gguf.quants import dequantize
 
 from bytebound.engines.random_gguf import BLOCKS, GGML_NAMES, Shape, random_matrix, write_random_gguf
 from bytebound.errors import QuantityError, UnfinishedError, UnknownNameError
@@ -56,7 +54,7 @@ def test_blocks_are_those_of_gguf(name):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_file_of_every_format(name, tmp_path):
-    """gguf's reader sees the shapes and types we meant, and our reader counts the same parameters and bytes."""
+    """The reader of gguf sees the shapes and types we meant, and our reader counts the same parameters and bytes."""
     shape = replace(TINY, tied=name != "q8_0")
     path = write_random_gguf(tmp_path / "x.gguf", shape, name, head="q8_0" if name == "q4_0" else "")
     tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
@@ -129,7 +127,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
 
 
 def test_bad_requests(tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown GGUF format to write 'q4_2'; nearest: .*q4_"):
+    with pytest.raises(UnknownNameError, match=r"unknown GGUF format to write 'q4_2'; nearest: .*q4_"):
         write_random_gguf(tmp_path / "x.gguf", TINY, "q4_2")
     with pytest.raises(UnknownNameError, match="'fp8'"):
         write_random_gguf(tmp_path / "x.gguf", TINY, "fp16", head="fp8")

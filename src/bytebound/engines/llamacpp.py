@@ -168,6 +168,7 @@ class Session:
     vocabulary: int
     sequences: int
     micro_batch: int
+    context_tokens: int
 
     def fill(self, depth: int, *, past: int = 0) -> None:
         """Put every sequence at ``depth`` tokens (of arbitrary ids), from nothing or from ``past`` tokens that are there."""
@@ -206,6 +207,13 @@ class Session:
 
     def _decode(self, places: list[tuple[int, int]], *, every: bool) -> None:
         handle = self.library.handle
+        deepest = max(position for _, position in places)
+        if deepest >= self.context_tokens + SPARE:  # llama.cpp would end the process
+            raise QuantityError(
+                f"a token at depth {deepest:,}, and the session was opened for {self.context_tokens:,}",
+                place="llama.cpp",
+                mend="open it with a larger context",
+            )
         batch = handle.llama_batch_init(len(places), 0, 1)
         try:
             for i, (sequence, position) in enumerate(places):
@@ -272,7 +280,7 @@ def open_session(
             )
         try:
             vocabulary = handle.llama_vocab_n_tokens(handle.llama_model_get_vocab(model))
-            yield Session(library, model, made, max(int(vocabulary), 1), sequences, micro_batch)
+            yield Session(library, model, made, max(int(vocabulary), 1), sequences, micro_batch, context)
         finally:
             handle.llama_free(made)
     finally:
