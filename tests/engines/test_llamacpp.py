@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -134,11 +133,7 @@ def test_smollm2_continues_as_its_own_server_does():
         "return_tokens": True,
     }
     with llama_server(context=256) as url:
-        request = urllib.request.Request(
-            url + "/completion", json.dumps(asked).encode(), {"Content-Type": "application/json"}
-        )  # noqa: S310
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
-            found = json.load(answer)
+        found = httpx.post(url + "/completion", json=asked, timeout=60).json()
     assert found["tokens"][0] == own.argmax()
     best = [each["id"] for each in found["completion_probabilities"][0]["top_logprobs"]]
     assert best[:3] == np.argsort(-own)[:3].tolist()
