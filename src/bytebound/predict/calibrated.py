@@ -15,6 +15,7 @@ from bytebound.predict.roofline import Costs, Points
 
 if TYPE_CHECKING:
     from bytebound.documents.calibration import Calibration, FormatCost
+    from bytebound.documents.values import Text
     from bytebound.ledger.table import OpTable
     from bytebound.predict.estimate import Setting
 
@@ -25,7 +26,7 @@ FAR_WIDTH = 2.0
 """A calibration made at more than twice or under half the model's width is said to be far from it: small matrices run slower."""
 
 
-def calibrated(setting: Setting, calibration: Calibration, weights: str) -> Setting:
+def calibrated(setting: Setting, calibration: Calibration, weights: Text) -> Setting:
     """Return ``setting`` with the engine's costs as probed here.
 
     Args:
@@ -34,8 +35,13 @@ def calibrated(setting: Setting, calibration: Calibration, weights: str) -> Sett
         weights: the weight format asked for, or ``auto``.
 
     Raises:
-        RequestError: made for another machine or engine. UnknownNameError: a weight format that was not probed.
+        RequestError: made for another machine or engine, or several weight formats are asked for at once.
+        UnknownNameError: a weight format that was not probed.
     """
+    if not isinstance(weights, str):
+        raise RequestError(
+            "a calibrated estimate is of one weight format at a time", place="weights", mend="ask for each format apart",
+        )  # fmt: skip
     device = setting.machine.device.id
     if calibration.machine not in {device, "here"}:
         raise RequestError(
@@ -101,7 +107,7 @@ def _mixed(read: dict[FormatCost, tuple[float, float]]) -> Points:
 
 
 def _evidence(setting: Setting, calibration: Calibration, s_per_pair: float) -> Evidence:
-    width = float(setting.table.products.inputs[setting.table.products.roles.index("head")])
+    width = setting.table.hidden
     probed = float(calibration.shape.get("width", width))
     far = max(width / probed, probed / width)
     decode = 1 + float(np.hypot(MODEL_ERROR, calibration.spread)) * (1.0 if far <= FAR_WIDTH else 2.0)

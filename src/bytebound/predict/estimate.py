@@ -143,7 +143,7 @@ def estimate(
     if isinstance(model, str):
         setting = replace(setting, asked=model)
     if calibration is not None:
-        setting = calibrated(setting, calibration, str(work.weights))
+        setting = calibrated(setting, calibration, work.weights)
     elif isinstance(work.weights, str):
         setting = scaled(setting, work.weights, work.attention)
     return estimate_on(setting, work)

@@ -41,7 +41,9 @@ def scaled(setting: Setting, weights: str, attention: str) -> Setting:
     attending = engine_share(setting.engine.name, device.kind, f"attention-{attention}")
     share = np.minimum(np.array(c.memory_share, dtype=float) * DATASHEET_OVER_MEASURED, 1.0)
     known = {name: each for name, each in found.items() if each is not None}
-    if len(known) == len(mix) and mix:
+    if len(known) < len(mix):  # a mix with an unknown part is not known
+        known = {}
+    if known:
         share[GEMM] = sum(mix.values()) / sum(size / known[name].value for name, size in mix.items())
     if attending is not None:
         share[ATTENTION] = attending.value
@@ -56,9 +58,8 @@ def scaled(setting: Setting, weights: str, attention: str) -> Setting:
 def _evidence(before: Evidence, parts: dict[str, EngineShare]) -> Evidence:
     if not parts:
         return before
-    widest = max(
-        max(each.value / each.low, each.high / each.value) for name, each in parts.items() if name != "attention"
-    )
+    products = [each for name, each in parts.items() if name != "attention"]
+    widest = max((max(each.value / each.low, each.high / each.value) for each in products), default=before.tpot_spread)
     items = tuple(
         Provenance(
             f"{name}: {each.value:.0%} of the measured read ceiling ({each.low:.0%} to {each.high:.0%})",
