@@ -79,7 +79,8 @@ def _costs(calibration: Calibration, table: OpTable, weights: str) -> Costs:
             cost = _cost(calibration, part, name)
             tail = _mixed({cost: found})
             if len(cost.tokens) == 1:  # timed for one token; more of them cost what they cost in the body
-                tail = Points(body.at, body.value * cost.s_per_byte[0] / body.value[0])
+                denser = tail.at[0] / body.at[0]  # FLOP per byte of one token: formats differ
+                tail = Points(body.at * denser, body.value * cost.s_per_byte[0] / body.value[0])
     attention = calibration.attention
     return Costs(body, tail, Points(np.array(attention.depth), np.array(attention.s_per_query)), attention.s_per_pair)
 
