@@ -117,6 +117,18 @@ def check(name: str, path: Path, repeats: int) -> list[dict[str, object]]:
     return rows
 
 
+def keep(rows: list[dict[str, object]], path: Path | None) -> list[dict[str, object]]:
+    """Append ``rows`` to the file at ``path``, if there is one, and return them."""
+    if path is not None and rows:
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+    return rows
+
+
 def main() -> None:
     """Check what was asked for and print, and keep, the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -137,21 +149,14 @@ def main() -> None:
                     continue
                 fresh = folder / "smollm2.gguf"
                 shutil.copyfile(path, fresh)
-                rows += check("SmolLM2-135M q4_1 (real, fresh copy)", fresh, asked.repeats)
-                rows += check("SmolLM2-135M q4_1 (real, as pip laid it)", path, asked.repeats)
+                rows += keep(check("SmolLM2-135M q4_1 (real, fresh copy)", fresh, asked.repeats), asked.csv)
+                rows += keep(check("SmolLM2-135M q4_1 (real, as pip laid it)", path, asked.repeats), asked.csv)
                 continue
             for weights in asked.formats:
                 path = folder / f"{name}-{weights}.gguf"
                 if not path.exists():
                     write_random_gguf(path, SHAPES[name], weights)
-                rows += check(f"{name} {weights}", path, asked.repeats)
-    if asked.csv and rows:
-        new = not asked.csv.exists()
-        with asked.csv.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+                rows += keep(check(f"{name} {weights}", path, asked.repeats), asked.csv)
     errors = np.abs([float(str(row["error_percent"])) for row in rows])
     if len(errors):
         print(

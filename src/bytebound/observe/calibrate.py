@@ -271,7 +271,7 @@ def conclude(
     disturbed = sum(s.disturbed for s in every) / len(every)
     if disturbed > MOST_DISTURBED or wide > MOST_SPREAD:
         raise UnfinishedError(
-            f"too noisy to conclude: probes spread by ±{wide:.0%} and other work ran during {disturbed:.0%} of them",
+            f"too noisy to conclude: probes spread by ±{100 * wide:.0f} % and other work ran during {100 * disturbed:.0f} % of them",
             place="calibration",
             mend="stop what else is running and calibrate again",
         )

@@ -154,8 +154,8 @@ def _parts(timing: Timing) -> str:
     share = timing.spent[:, 0] / timing.total[0]
     streaming, kernels, rest = share[[WEIGHT, KV, ACTIVATION]].sum(), share[COMPUTE], share[OVERHEAD]
     return (
-        f"by the calibration {streaming:.0%} goes into moving bytes, {kernels:.0%} into kernels that are slower than "
-        f"memory (dequantizing, attention) and {rest:.0%} into fixed costs"
+        f"by the calibration {100 * streaming:.0f} % goes into moving bytes, {100 * kernels:.0f} % into kernels that are slower than "
+        f"memory (dequantizing, attention) and {100 * rest:.0f} % into fixed costs"
     )
 
 
@@ -191,7 +191,7 @@ def _notes(run: Run, machine: Machine) -> tuple[str, ...]:
         )
     if run.disturbed > 0.1:
         notes.append(
-            f"{run.disturbed:.0%} of the samples ran while others used the processor: the machine was not quiet"
+            f"{100 * run.disturbed:.0f} % of the samples ran while others used the processor: the machine was not quiet"
         )
     read = run.canaries.get("memory.read")
     if measured is not None and read is not None:
