@@ -250,7 +250,7 @@ def conclude(
     for body in bodies:
         base = per_step + per_layer * body.shape.layers
         points = [(1, t[f"body.{body.weights}"]), *passes[body.weights]]
-        pairs = [body.shape.layers * target.heads * n * (n + 1) / 2 if n > 1 else 0.0 for n, _ in points]
+        pairs = [body.shape.layers * body.shape.heads * n * (n + 1) / 2 if n > 1 else 0.0 for n, _ in points]
         costs = [
             max(s - base - s_per_pair * pair, 1e-3 * s) / body.bytes for (_, s), pair in zip(points, pairs, strict=True)
         ]
