@@ -115,10 +115,11 @@ def test_every_bundled_model_has_probes_or_a_reason(weights):
 
 
 @given(
-    st.integers(1, 200), st.integers(1, 300), st.integers(1, 16), st.integers(1, 8), st.sampled_from([32, 64, 80, 96, 128, 576]),
-    st.sampled_from(list(BLOCKS)), st.integers(10**4, 10**9), st.integers(100, 300_000),
+    layers=st.integers(1, 200), width=st.integers(1, 300), groups=st.integers(1, 16), kv_heads=st.integers(1, 8),
+    head_dim=st.sampled_from([32, 64, 80, 96, 128, 576]), weights=st.sampled_from(list(BLOCKS)),
+    elements=st.integers(10**4, 10**9), rows=st.integers(100, 300_000),
 )  # fmt: skip
-def test_shapes_of_any_decoder(layers, width, groups, kv_heads, head_dim, weights, elements, rows):
+def test_shapes_of_any_decoder(*, layers, width, groups, kv_heads, head_dim, weights, elements, rows):
     """Whatever a file says, probes are whole blocks and small enough to write."""
     bits = BLOCKS[weights][1] / BLOCKS[weights][0]
     found = Target(
