@@ -29,7 +29,7 @@ def quiet(seconds, count=9):
     return [Sample(seconds, 0.0, 0.0)] * count
 
 
-def faked(step, layer, per_byte, head, query, pair, *, others=quiet):
+def faked(per_byte, *, step=1e-4, layer=1e-5, head=5e-11, query=1e-10, pair=0.0, others=quiet):
     """Return what probes would show if the engine's costs were exactly these."""
     bodies = []
     samples = {
@@ -68,11 +68,14 @@ costs = st.floats(1e-12, 1e-9)
 
 
 @given(
-    st.floats(1e-6, 1e-3), st.floats(1e-7, 1e-3), costs, costs, costs, st.floats(1e-10, 1e-7), st.floats(1e-12, 1e-10)
-)
-def test_costs_put_in_come_out(step, layer, first, second, head, query, pair):
+    step=st.floats(1e-6, 1e-3), layer=st.floats(1e-7, 1e-3), first=costs, second=costs, head=costs,
+    query=st.floats(1e-10, 1e-7), pair=st.floats(1e-12, 1e-10),
+)  # fmt: skip
+def test_costs_put_in_come_out(*, step, layer, first, second, head, query, pair):
     """Whatever an engine costs, the conclusion takes its probes apart into exactly those costs."""
-    found = concluded(*faked(step, layer, {"q8_0": first, "q4_0": second}, head, query, pair), pair)
+    found = concluded(
+        *faked({"q8_0": first, "q4_0": second}, step=step, layer=layer, head=head, query=query, pair=pair), pair
+    )
     assert found.s_per_step == pytest.approx(step, rel=1e-3, abs=1e-9)
     assert found.s_per_layer == pytest.approx(layer, rel=1e-6)
     parts = {(cost.part, cost.weights): cost for cost in found.formats}
@@ -97,7 +100,7 @@ def test_costs_stay_positive_and_attention_never_falls(seed):
     def noisy(seconds):
         return [Sample(float(s), 0.0, 0.0) for s in seconds * random.uniform(0.8, 1.25) * random.uniform(0.95, 1.05, 9)]
 
-    found = concluded(*faked(1e-4, 1e-5, {"q8_0": 4e-11, "q4_0": 6e-11}, 5e-11, 1e-10, 0, others=noisy))
+    found = concluded(*faked({"q8_0": 4e-11, "q4_0": 6e-11}, others=noisy))
     assert all(s > 0 for cost in found.formats for s in cost.s_per_byte)
     assert found.s_per_step >= 0
     assert found.s_per_layer >= 0
@@ -117,7 +120,7 @@ def test_noise_is_refused():
 
     for others, words in ((wild, r"spread by ±\d+ %"), (busy, r"other work ran during 60 % of them")):
         with pytest.raises(UnfinishedError, match=f"too noisy to conclude: .*{words}") as caught:
-            concluded(*faked(1e-4, 1e-5, {"q8_0": 4e-11}, 5e-11, 1e-10, 0, others=others))
+            concluded(*faked({"q8_0": 4e-11}, others=others))
         assert caught.value.exit_code == 3
         assert "calibrate again" in caught.value.mend
 
@@ -136,9 +139,11 @@ class Counting:
         self.steps = self.passes = 0
 
     def step(self, depth):
+        """Count a step."""
         self.steps += 1
 
     def prefill(self, tokens, past=0):
+        """Count a pass."""
         self.passes += 1
 
 
