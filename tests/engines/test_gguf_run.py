@@ -119,7 +119,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_swaps(tiny, monkeypatch)
     with pytest.raises(QuantityError, match="this would swap"):
         run_gguf(tiny, prompt=8, output=2, threads=1)
     with_free(size + per_token * 2000 * 4 - 1)
-    with pytest.raises(QuantityError, match="its KV cache 7.81 MiB"):
+    with pytest.raises(QuantityError, match=r"its KV cache 7.81 MiB"):
         run_gguf(tiny, batch=4, prompt=1900, output=100, threads=1)
     assert run_gguf(tiny, batch=4, prompt=900, output=100, threads=1, repeats=1).phases
 

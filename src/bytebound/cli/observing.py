@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from bytebound.cli.measuring import kept_in
-from bytebound.cli.output import FINE, Html, Json, Quiet, emit, page, say, writable, write
+from bytebound.cli.output import FINE, INTERRUPTED, Html, Json, Quiet, emit, page, say, writable, write
 from bytebound.errors import ByteboundError, DocumentError, RequestError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def observe(
 ) -> int:
     """Run or attach to a real workload and say where it stands on this machine's roofline.
 
-    Measure the machine first. The record of the run is kept in the history.
+    Measure the machine first. The record of the run is kept in the history. Ctrl-C keeps what is finished.
 
     Examples:
         bytebound observe model.gguf --prompt 1024
@@ -78,9 +78,12 @@ def observe(
     served = "://" in target
     architecture = known(model or (target if not served else ""))
     history = kept_in(db, quiet=quiet)
-    if calibrate and not target.lower().endswith(".gguf"):
+    check_formats(weights=weights, kv=kv)
+    if calibrate and not (target.lower().endswith(".gguf") and dtype == "auto"):
         raise RequestError(
-            "--calibrate probes llama.cpp", place="--calibrate", mend="give a .gguf file, or leave it out"
+            "--calibrate probes llama.cpp",
+            place="--calibrate",
+            mend="give a .gguf file and no --dtype, or leave it out",
         )
     from bytebound.cli.observing_runs import run_target  # noqa: PLC0415
     from bytebound.documents.work import Serve  # noqa: PLC0415
@@ -90,8 +93,9 @@ def observe(
         calibration = None
         if calibrate and architecture is not None:
             calibration = probe(
-                target, machine, weights=weights, flash=flash, kv=kv, threads=threads, tell=tell, history=history
-            )
+                target, machine, weights=weights, flash=flash, kv=kv, threads=threads, tell=tell, history=history,
+                quiet=quiet,
+            )  # fmt: skip
         run = run_target(
             target, batch=batch, rate=rate, requests=requests, prompt=prompt, output=output, kv=kv, flash=flash, dtype=dtype,
             device=device, threads=threads, budget=budget, tell=tell,
@@ -112,7 +116,23 @@ def observe(
         return observation_text(found, page())
 
     emit(found, json=json, text=text)
+    if any(error.startswith("interrupted") for error in run.errors):
+        say("interrupted: what was finished is kept", quiet=quiet)
+        return INTERRUPTED
     return FINE
+
+
+def check_formats(**named: str) -> None:
+    """Refuse a format we do not know before minutes are spent on a run.
+
+    Raises:
+        UnknownNameError: it is not ``auto`` and not one of ours.
+    """
+    from bytebound.facts.formats import find_format  # noqa: PLC0415
+
+    for name, given in named.items():
+        if given != "auto":
+            find_format(given, place=f"--{name}")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def run_target(
         from bytebound.observe.calibrate import usable_threads  # noqa: PLC0415
 
         return run_gguf(
-            target, batch=batch, prompt=prompt, output=output, threads=threads or usable_threads(), flash=flash,
+            target, batch=batch, prompt=prompt, output=output, threads=usable_threads() if threads is None else threads, flash=flash,
             kv="fp16" if kv == "auto" else kv, budget_s=budget, on_progress=tell,
         )  # fmt: skip
     from bytebound.engines.torch_model import run_torch_model  # noqa: PLC0415

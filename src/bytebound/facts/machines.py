@@ -147,7 +147,7 @@ def _here(catalogue: str | Path | None) -> DeviceFile:
         raise DocumentError(
             f"no measured machine found ({path.name} is not in the data folder)",
             place=HERE,
-            mend='write a machine file, e.g. my-pc.toml with memory = "24GiB", memory_bandwidth = "1008GB/s", bf16 = '
+            mend='run `bytebound measure` first, or write a machine file, e.g. my-pc.toml with memory = "24GiB", memory_bandwidth = "1008GB/s", bf16 = '
             '"165TFLOP/s", and pass its path',
         )
     return read_device(str(path), catalogue)

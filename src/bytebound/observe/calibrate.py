@@ -108,7 +108,7 @@ def calibrate(
     architecture = read_model(model) if isinstance(model, str) else model
     target = target_of(compile_table(architecture), weights)
     library = load_llamacpp()
-    threads = threads or usable_threads()
+    threads = usable_threads() if threads is None else threads
     with tempfile.TemporaryDirectory(prefix="bytebound-") as folder, ExitStack() as opened:
         workshop = Workshop(Path(folder), opened, threads, flash, kv, context=max(depth, sum(PAIRS)) + 8)
         say(f"writing small models in the shape of {architecture.name}")
