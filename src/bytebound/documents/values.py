@@ -99,8 +99,9 @@ def from_json(kind: type[D], text: str, *, place: str = "document") -> D:
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """Return the JSON Schema of a document type."""
     schema = TypeAdapter(kind).json_schema(by_alias=True)
-    properties = schema.get("properties", {})
-    if "schema_" in properties:
-        properties["schema"] = properties.pop("schema_")
-        schema["required"] = ["schema" if name == "schema_" else name for name in schema.get("required", [])]
+    for part in (schema, *schema.get("$defs", {}).values()):
+        properties = part.get("properties", {})
+        if "schema_" in properties:
+            properties["schema"] = properties.pop("schema_")
+            part["required"] = ["schema" if name == "schema_" else name for name in part.get("required", [])]
     return schema
