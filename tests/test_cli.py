@@ -26,7 +26,21 @@ from bytebound.errors import PhysicsError, QuantityError, UnfinishedError
 
 FLEET = str(Path(__file__).parent.parent / "examples" / "fleet.toml")
 ROOT = Path(__file__).parent.parent
-VERBS = ("audit", "estimate", "explain", "fit", "measure", "observe", "devices", "models", "prices", "trends", "formats", "engines", "schema")
+VERBS = (
+    "audit",
+    "estimate",
+    "explain",
+    "fit",
+    "measure",
+    "observe",
+    "devices",
+    "models",
+    "prices",
+    "trends",
+    "formats",
+    "engines",
+    "schema",
+)
 QUESTION = ("llama-3.1-8b", "--on", "h100-sxm")
 
 
