@@ -22,7 +22,7 @@ def canaries(stack: ExitStack, accelerator: Accelerator) -> Sequence[Probe]:
     """
     if accelerator.kind != "cpu":
         return [_copy(accelerator)]
-    return host_canaries(stack)
+    return host_canaries(stack, read_bytes=READ_BYTES)
 
 
 def _copy(accelerator: Accelerator) -> Probe:
