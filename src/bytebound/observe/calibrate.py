@@ -24,6 +24,7 @@ import numpy as np
 from bytebound.documents.calibration import AttentionCost, Calibration, FormatCost
 from bytebound.engines.llamacpp import KV_TYPES, Session, load_llamacpp, open_session
 from bytebound.engines.random_gguf import BLOCKS, write_random_gguf
+from bytebound.engines.summary import spread
 from bytebound.errors import UnfinishedError, UnknownNameError
 from bytebound.ledger.table import compile_table
 from bytebound.measure.sampling import Sample, sample
@@ -39,7 +40,6 @@ from bytebound.observe.shape import (
     layer_bytes,
     target_of,
 )
-from bytebound.observe.spread import spread_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -266,7 +266,9 @@ def conclude(
     zero = t[f"attention.{at[0]}"]
     each = [max(t[f"attention.{d}"] - zero, 0.0) / (shape.layers * target.heads) for d in at]
     every = [s for found in samples.values() for s in found]
-    spreads: dict[str, Spread] = {name: spread_of([s.seconds for s in found]) for name, found in samples.items()}
+    spreads: dict[str, Spread] = {
+        name: seen for name, found in samples.items() if (seen := spread(s.seconds for s in found)) is not None
+    }
     wide = np.median([(s.p90 - s.p10) / 2 / s.median for name, s in spreads.items() if not name.startswith("empty")])
     disturbed = sum(s.disturbed for s in every) / len(every)
     if disturbed > MOST_DISTURBED or wide > MOST_SPREAD:
