@@ -21,21 +21,6 @@ PROTOCOLS: dict[str, str] = {
 """Protocol -> what the fit behind a prediction had seen."""
 KEYS = ("source", "device", "family", "engine", "model", "kind", "metric", "regime")
 """What rows can be grouped by."""
-UNITS = {
-    "tpot_s": "s",
-    "ttft_s": "s",
-    "request_s": "s",
-    "decode_tokens_per_s": "token/s",
-    "tokens_per_s": "token/s",
-    "total_tokens_per_s": "token/s",
-    "prefill_tokens_per_s": "token/s",
-    "requests_per_s": "request/s",
-    "joules_per_token": "J/token",
-    "resident_bytes": "B",
-    "weights_bytes": "B",
-    "kv_tokens": "token",
-}
-"""Metric -> its SI unit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def group_scores(
     baselines: Mapping[str, ArrayLike] | None = None,
     seed: int = 0,
 ) -> tuple[GroupScore, ...]:
-    """Return the scores of all rows, then of each group of each key, each over every metric and then by metric.
+    """Return the score of all rows, then of each group of each key: over every metric, then by metric.
 
     Args:
         keys: the columns of ``documents.validation.KEYS``, each of shape (rows,).
@@ -67,6 +67,7 @@ def group_scores(
     for name_of, name, group in _groups(by, keys, len(truth)):
         parts = _parts(metrics, group)
         split = [("", group), *parts] if len(parts) > 1 and name_of != "metric" else parts
+        split = split[:1] if name_of == "all" else split
         found += [
             score(
                 (name_of, name, metric),
