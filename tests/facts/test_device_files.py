@@ -273,7 +273,7 @@ def test_a_catalogue_folder_overrides_and_adds(tmp_path, monkeypatch):
     assert find_machine("4x new-chip", tmp_path).device.memory_bytes.value == 24 * 2**30
     assert rental("h100-sxm", catalogue=tmp_path).value == 1.25
     assert rental("h200-sxm", catalogue=tmp_path) == rental("h200-sxm")
-    assert len(devices(tmp_path)) == 280
+    assert len(devices(tmp_path)) == 290
     assert devices(tmp_path)["new-chip"].bf16_flop_per_s == 1e14
     assert find_device("h100-sxm").name != "Ours"
 

@@ -65,11 +65,11 @@ def test_no_device_shows_more_memory_than_marketed_in_binary():
             assert row.memory_bytes >= marketed * 0.9, row.id
 
 
-def test_there_are_279_devices_and_every_figure_has_source_and_date():
+def test_there_are_289_devices_and_every_figure_has_source_and_date():
     rows = devices()
     complete = [row for row in rows.values() if not row.missing]
 
-    assert len(rows) == 279
+    assert len(rows) == 289
     assert len(complete) > 230
     for row in complete:
         device = row.device()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bytebound.errors import UnknownNameError
 from bytebound.models.config import build_architecture, build_with_keys
 from bytebound.models.patterns import compact_patterns
+from bytebound.models.shapes import shape_aliases, shape_fields, shape_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -50,15 +51,17 @@ def _lines() -> dict[str, str]:
     return {line.split('"', 4)[3]: line for line in text.splitlines() if line}
 
 
+@cache
 def model_ids() -> tuple[str, ...]:
-    """Return the ids of all bundled models, sorted."""
-    return tuple(_lines())
+    """Return the ids of all bundled models, those known by their dimensions alone too, sorted."""
+    return tuple(sorted({*_lines(), *shape_rows()}))
 
 
 @lru_cache(maxsize=256)
 def record(name: str) -> Record:
     """Return the record of the bundled model called ``name``; see ``resolve``."""
-    return Record(**json.loads(_lines()[resolve(name)]))
+    found = resolve(name)
+    return Record(**(json.loads(_lines()[found]) if found in _lines() else shape_fields(shape_rows()[found])))
 
 
 @lru_cache(maxsize=256)
@@ -75,7 +78,7 @@ def find_model(name: str) -> Architecture:
 def resolve(name: str) -> str:
     """Return the id ``name`` stands for: in any case, without its organisation, or by an ending only one model has.
 
-    ``Meta-`` before a Llama may be left out.
+    ``Meta-`` before a Llama may be left out; a listed alias comes first.
 
     Example:
         >>> resolve("llama-3.1-8b")
@@ -86,6 +89,8 @@ def resolve(name: str) -> str:
     """
     ids = model_ids()
     wanted = name.strip().lower()
+    if wanted in shape_aliases():
+        return shape_aliases()[wanted]
     for fold in (_fold, _fold_meta):
         keyed = {fold(each): each for each in ids}
         if fold(wanted) in keyed:
