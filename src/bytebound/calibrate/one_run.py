@@ -1,0 +1,325 @@
+"""One run calibrates: measured points of a deployment in, a correction of its predictions out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+
+from bytebound.calibrate.posterior import Posterior, Prior, log_seconds, posterior, shipped_prior, stacked
+from bytebound.documents.correction import CorrectedPoint, Correction, Effect, Outlook
+from bytebound.documents.values import Interval, Provenance
+from bytebound.documents.work import Serve, check_range
+from bytebound.errors import QuantityError, RequestError
+from bytebound.predict.calibrated import calibrated
+from bytebound.predict.corrected import (
+    EFFECTS,
+    LOADED,
+    TIMES,
+    Z80,
+    Parted,
+    corrected,
+    deployment_of,
+    floor_s,
+    log_sd,
+    parted,
+)
+from bytebound.predict.estimate import check_degrees, settle
+from bytebound.predict.scaled import scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from bytebound.documents.architecture import Architecture
+    from bytebound.documents.calibration import Calibration
+    from bytebound.documents.device import Machine
+    from bytebound.documents.values import Number
+    from bytebound.predict.estimate import Setting
+
+    Array = NDArray[Any]
+
+NARROWEST, WIDEST = 0.5, 4.0
+"""The prior is scaled to be as wide at the points as the predictions' own interval, within these factors (assumed)."""
+UNDER_FLOOR = 0.02
+"""A clock may be this far off: a measurement further under the physical floor is not of this deployment."""
+FAR_SD, MOST_FACTOR = 3.0, 1e4
+FASTER = "more devices, fewer bits, speculative decoding or a prefix cache than the request says, or a clock that misses the prompt"
+SLOWER = "fewer devices, wider formats, eager mode, power or heat limits, or other load than the request says"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured number of the user's own engine: ``metric`` (TIMES or RATES), SI ``value``, one request, where it is from.
+
+    ``noise``: relative standard deviation of the value itself, where repeats tell; 0: not known.
+    """
+
+    metric: str
+    value: float
+    work: Serve
+    source: str = ""
+    noise: float = 0.0
+
+
+def correct(
+    model: str | Architecture, machine: str | Machine, work: Serve, measured: Mapping[str, Number], *,
+    source: str = "given by hand", engine_version: str = "", calibration: Calibration | None = None,
+) -> Correction:  # fmt: skip
+    """Return what measured numbers of one deployment say about its costs.
+
+    Args:
+        model: as for ``estimate``.
+        machine: as for ``estimate``.
+        work: the deployment and what was asked; batch and lengths may be arrays.
+        measured: metric -> value in SI units, of the shape of ``work``: tpot_s, ttft_s, request_s [s],
+            decode_tokens_per_s, prefill_tokens_per_s, tokens_per_s, total_tokens_per_s, requests_per_s [1/s]. TTFT at a
+            batch above one includes waiting.
+        source: where the numbers are from, for the record.
+        engine_version: the version that ran, for the record.
+        calibration: the probes the predictions start from, where they do.
+
+    Raises:
+        UnknownNameError, DocumentError, QuantityError: the request could not be understood.
+        RequestError: several deployments at once, nothing measured, or faster than physics allows.
+
+    Example:
+        >>> import bytebound as bb
+        >>> found = bb.correct("llama-3.1-8b", "h100-sxm", bb.Serve(batch=8), {"tpot_s": 0.0091})
+        >>> found.points[0].before.value < found.points[0].after.value < 0.0092
+        True
+    """
+    shape = work.shape
+    points = []
+    for metric, given in measured.items():
+        values = np.broadcast_to(np.asarray(given, dtype=float), shape).ravel() if shape else np.atleast_1d(given)
+        for index, value in enumerate(np.asarray(values, dtype=float)):
+            points.append(Point(metric, float(value), _one(work, index), source))
+    setting = based(model, machine, points[0].work if points else work, calibration)
+    return correct_points(setting, points, engine_version=engine_version)
+
+
+def based(
+    model: str | Architecture, machine: str | Machine, work: Serve, calibration: Calibration | None = None
+) -> Setting:
+    """Return the setting whose predictions are corrected: as ``estimate`` makes it."""
+    setting = settle(model, machine, work.engine)
+    weights = str(work.weights)
+    return calibrated(setting, calibration, weights) if calibration else scaled(setting, weights, work.attention)
+
+
+def correct_points(
+    setting: Setting, points: Sequence[Point], *, prior: Prior | None = None, engine_version: str = ""
+) -> Correction:
+    """Return the correction that ``points``, all of one deployment on ``setting``, ask for.
+
+    Raises:
+        RequestError: no points, several deployments, or a value faster than the physical floor.
+        QuantityError: a value that is not a positive number.
+    """
+    if not points:
+        raise RequestError(
+            "nothing measured was given", place="measured", mend='give one number, such as {"tpot_s": 0.012}'
+        )
+    deployments = [deployment_of(setting, point.work) for point in points]
+    for point, found in zip(points, deployments, strict=True):
+        check_range(point.metric, point.value, 1e-12, 1e12)
+        check_degrees(setting, point.work)
+        if found != deployments[0]:
+            name = next(key for key in found if found[key] != deployments[0][key])
+            raise RequestError(
+                f"the points differ in {name}; a correction is of one deployment", place=name, mend="give each its own"
+            )
+    named = [setting.answer(point.work) for point in points]
+    parts = [_parts(values, point) for values, point in zip(named, points, strict=True)]
+    times = [_seconds(p, point.value) for p, point in zip(parts, points, strict=True)]
+    for values, p, point, time in zip(named, parts, points, times, strict=True):
+        _check_physics(values, p, point, time)
+    together = stacked(parts)
+    spreads = [base_spread(setting, point.metric) for point in points]
+    prior = _fitted(prior or shipped_prior(), together, np.log(spreads) / Z80)
+    noise = np.hypot(prior.noise, [point.noise for point in points])
+    found_ = posterior(together, np.array(times), prior, noise)
+    after = [
+        _after(values, p, point, found_, prior.noise) for values, p, point in zip(named, parts, points, strict=True)
+    ]
+    effects = tuple(
+        Effect(name, float(found_.mean[i]), float(np.sqrt(max(found_.covariance[i, i], 0.0))), float(prior.log_sd[i]))
+        for i, name in enumerate(EFFECTS)
+    )
+    return Correction(
+        id=f"corr-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}",
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=version("bytebound"),
+        model=setting.architecture.name,
+        machine=setting.machine.device.id,
+        engine=setting.engine.name,
+        engine_version=engine_version,
+        deployment=deployments[0],
+        grade=setting.grade,
+        effects=effects,
+        covariance=tuple(tuple(float(x) for x in row) for row in found_.covariance),
+        noise=prior.noise,
+        points=tuple(
+            CorrectedPoint(
+                point.metric, _asked(point.work), point.value,
+                Interval(float(p.value[0]), float(p.value[0] / spread), float(p.value[0] * spread)),
+                each, _bound(values, p), point.source,
+            )
+            for values, p, point, spread, each in zip(named, parts, points, spreads, after, strict=True)
+        ),
+        outlook=_outlook(setting, points[0].work, found_, prior.noise),
+        warnings=_warnings(points, parts, times, effects, prior),
+        provenance=(
+            Provenance("measured points", "measured", "; ".join(dict.fromkeys(point.source for point in points if point.source)) or "not stated"),
+            *_prior_provenance(),
+        ),
+    )  # fmt: skip
+
+
+def base_spread(setting: Setting, metric: str) -> float:
+    """Return the factor by which the uncorrected prediction's interval reaches to both sides."""
+    first = metric in {"ttft_s", LOADED, "prefill_tokens_per_s"}
+    return setting.evidence.ttft_spread if first else setting.evidence.tpot_spread
+
+
+def _one(work: Serve, index: int) -> Serve:
+    """Return request ``index`` of ``work`` as scalars."""
+    if not work.shape:
+        return work
+    picked: dict[str, Any] = {}
+    for name in Serve.__dataclass_fields__:
+        value = getattr(work, name)
+        if np.ndim(value):
+            picked[name] = np.broadcast_to(value, work.shape).ravel()[index].item()
+    return replace(work, **picked)
+
+
+def _parts(named: Mapping[str, Array], point: Point) -> Parted:
+    """Return the parts of what was measured; TTFT of several requests at once includes waiting."""
+    busy = float(np.max(point.work.batch)) > 1 and point.work.scheduling == "continuous"
+    metric = LOADED if point.metric == "ttft_s" and busy else point.metric
+    p = parted(named, point.work, metric)
+    if not np.isfinite(p.value[0]):
+        raise RequestError(
+            "the measured request does not fit on this machine by our count of its memory",
+            place="machine", mend="check devices, tp, weight and KV formats; `bytebound fit` says what fits",
+        )  # fmt: skip
+    return p
+
+
+def _seconds(p: Parted, value: float) -> float:
+    return value if p.amount is None else float(p.amount[0]) / value
+
+
+def _bound(named: Mapping[str, Array], p: Parted) -> float:
+    least = float(floor_s(named, p)[0])
+    return least if p.amount is None else float(p.amount[0]) / least
+
+
+def _check_physics(named: Mapping[str, Array], p: Parted, point: Point, time_s: float) -> None:
+    least = float(floor_s(named, p)[0])
+    ours = float(p.seconds.sum())
+    if time_s < least * (1 - UNDER_FLOOR):
+        raise RequestError(
+            f"{point.metric} of {point.value:.4g} is faster than physics allows ({_bound(named, p):.4g}): this is not the deployment that was named",
+            place=point.metric, mend=f"look for {FASTER}",
+        )  # fmt: skip
+    if not 1 / MOST_FACTOR < time_s / ours < MOST_FACTOR:
+        raise QuantityError(
+            f"{point.metric} of {point.value:.4g} is {max(time_s / ours, ours / time_s):.0e} times off the prediction",
+            place=point.metric, mend="check the unit: seconds and 1/s are meant",
+        )  # fmt: skip
+
+
+def _fitted(prior: Prior, points: Parted, base_sd: Array) -> Prior:
+    """Return the prior as wide, at the points, as the intervals the predictions carry."""
+    ours = log_sd(points, np.diag(prior.log_sd**2), 0.0)
+    wanted = np.sqrt(np.maximum(base_sd**2 - prior.noise**2, (prior.noise / 2) ** 2))
+    return prior.widened(float(np.clip(np.sqrt(np.mean(wanted**2) / np.mean(ours**2)), NARROWEST, WIDEST)))
+
+
+def interval(named: Mapping[str, Array], p: Parted, covariance: Array, noise: float) -> Interval:
+    """Return the 80 % interval of a corrected metric; not under its physical floor."""
+    value = float(p.value[0])
+    spread = float(np.exp(Z80 * log_sd(p, covariance, noise)[0]))
+    low, high, bound = value / spread, value * spread, _bound(named, p)
+    if p.amount is None:
+        return Interval(value, min(max(low, bound), value), high)
+    return Interval(value, low, max(min(high, bound), value))
+
+
+def _after(named: Mapping[str, Array], before: Parted, point: Point, found: Posterior, noise: float) -> Interval:
+    changed = corrected(named, found.mean, point.work)
+    metric = LOADED if point.metric == "ttft_s" and before.seconds[-1].any() else point.metric
+    return interval(changed, parted(changed, point.work, metric), found.covariance, noise)
+
+
+def _outlook(setting: Setting, work: Serve, found: Posterior, noise: float) -> tuple[Outlook, ...]:
+    """Return TPOT before and after at other batches of the same request, as far as they fit."""
+    batch = float(np.max(work.batch))
+    batches = np.unique(np.round([1, *(batch * 4.0 ** np.arange(-2, 4))]))
+    batches = batches[(batches >= 1) & (batches <= 4096)]
+    asked = replace(work, batch=batches)
+    named = setting.answer(asked)
+    changed = corrected(named, found.mean, asked)
+    was, now = parted(named, asked, "tpot_s"), parted(changed, asked, "tpot_s")
+    spread = base_spread(setting, "tpot_s")
+    rows = []
+    for i, size in enumerate(batches):
+        if np.isfinite(was.value[i]):
+            one = {name: values[i : i + 1] for name, values in changed.items()}
+            value = float(was.value[i])
+            rows.append(
+                Outlook(
+                    _asked(replace(work, batch=float(size))),
+                    Interval(value, value / spread, value * spread),
+                    interval(one, now.take(slice(i, i + 1)), found.covariance, noise),
+                )
+            )
+    return tuple(rows)
+
+
+def _asked(work: Serve) -> dict[str, float | str]:
+    return {
+        "batch": float(np.max(work.batch)), "prompt": float(np.max(work.prompt)), "output": float(np.max(work.output)),
+        "scheduling": work.scheduling,
+    }  # fmt: skip
+
+
+def _warnings(
+    points: Sequence[Point], parts: Sequence[Parted], times: Sequence[float], effects: Sequence[Effect], prior: Prior
+) -> tuple[str, ...]:
+    """Return what is hard to believe about the run, with likely causes."""
+    found = []
+    for point, p, time in zip(points, parts, times, strict=True):
+        off = float(np.log(time) - log_seconds(p)[0])
+        sd = float(log_sd(p, np.diag(prior.log_sd**2), prior.noise)[0])
+        if abs(off) > FAR_SD * sd:
+            found.append(
+                f"{point.metric} is {np.exp(abs(off)):.2f} times {'slower' if off > 0 else 'faster'} than predicted, beyond what "
+                f"deployments like this one differ by (×/÷ {np.exp(FAR_SD * sd):.2f}): look for {SLOWER if off > 0 else FASTER}"
+            )
+    found += [
+        f"the points ask for {effect.name} ×{np.exp(effect.log_shift):.2f}, more than {FAR_SD:g} standard deviations from ours"
+        for effect in effects
+        if abs(effect.log_shift) > FAR_SD * effect.prior_log_sd
+    ]
+    return tuple(found)
+
+
+def _prior_provenance() -> tuple[Provenance, ...]:
+    from bytebound.facts.correction_prior import correction_prior  # noqa: PLC0415
+
+    return tuple(
+        Provenance(f"{name}: ×/÷ {np.exp(each.log_sd):.2f} before the run", each.how, each.source)
+        for name, each in correction_prior().items()
+    )
+
+
+__all__ = ["TIMES", "Point", "base_spread", "based", "correct", "correct_points", "interval"]
