@@ -23,6 +23,8 @@ REASONS = (
     "metric not predicted",
     "several kinds of device or host memory in one run",
     "device count contradicts the run's own id",
+    "parallel degrees not possible",
+    "the same run is listed twice",
     "cells do not fit their columns",
     "value is not a positive number",
     "out of memory, not a measurement",
