@@ -72,12 +72,23 @@ def resident_weight_bytes(table: OpTable, r: Request) -> Array:
     return np.asarray((matrices + small) * stage + ends)
 
 
-def activation_peak_bytes(table: OpTable, r: Request) -> Array:
+HIDDEN_ALIVE = 4
+"""Copies of the residual stream alive at the peak of a step: residual, normalised input, product, embedding. Source: printed
+activation peaks of vLLM 0.7 (Qwen2.5-1.5B, 32,768 tokens, 2.02 GiB: 4.05; Qwen2.5-7B, 8,192 tokens, 1.09 GiB: 4.07;
+Qwen3-4B, 10,000 tokens, 0.74 GiB: 4.1) and 0.6.4 (Llama-3.1-8B, 29,000 tokens, 2.99 GiB: 3.0)."""
+
+
+def activation_peak_bytes(table: OpTable, r: Request, logit_bytes: float = 4.0) -> Array:
     """Return the largest set of activations alive at once in one step, (requests,).
 
-    The widest product of a step, its input, its output and the residual stream are alive together; eager attention
-    adds one layer's scores; logits of the sampled positions are kept in fp32. Engines that profile at start keep the peak of a
-    full chunk and their largest batch free for ever. An estimate with an interval, not a bound.
+    In a layer the widest product's output and the next product's input are alive beside ``HIDDEN_ALIVE`` copies of the
+    residual stream (3 I + 4 H elements per token for a gated MLP); eager attention adds one layer's scores. After the last
+    layer only logits are alive, so the larger of the two is the peak. Engines that profile at start keep the peak of a
+    full chunk and of their largest batch of logits free for ever. An estimate with an interval, not a bound.
+
+    Args:
+        table, r: the model and the request; ``r.profiled`` sequences are sampled together in the start-up pass.
+        logit_bytes: bytes alive per sampled sequence and vocabulary entry: 4 for fp32 logits, 38.9 where vLLM sorts them.
     """
     p, s = table.products, table.scores
     encoder_only = table.kind != "decoder"
@@ -88,19 +99,39 @@ def activation_peak_bytes(table: OpTable, r: Request) -> Array:
         asked = r.chunk if r.profiled else np.minimum(np.maximum(r.prompt, r.batch), r.chunk)
         step_tokens = np.maximum(asked, r.batch)
     inner = np.array([role not in {"head", "embedding", "expert"} for role in p.roles])
-    mains = inner & (p.stream == t.MAIN)
+    mains = (inner & (p.stream == t.MAIN))[:, None]
     share = shard_fraction(p.shard, p.units, r.tp)
-    widths = (
-        p.inputs[:, None] + p.outputs[:, None] * np.where((p.shard == t.ROW)[:, None], 1.0, share)
-    ) * p.token_scale[:, None]
-    widest = np.where(mains[:, None], widths, 0.0).max(axis=0, initial=0.0)
-    experts = np.where(
-        (p.copies > 1)[:, None], p.active[:, None] * (p.inputs + p.outputs)[:, None] / np.maximum(r.tp, r.ep), 0.0
-    )
-    widest = np.maximum(widest, experts.max(axis=0, initial=0.0))
-    alive = step_tokens * (2 * table.hidden + widest) * r.activation_bytes * r.width_scale
+    row = (p.shard == t.ROW)[:, None]
+    scale = p.token_scale[:, None]
+    widest_out = np.where(mains & ~row, p.outputs[:, None] * share * scale, 0.0).max(axis=0, initial=0.0)
+    widest_in = np.where(mains & row, p.inputs[:, None] * share * scale, 0.0).max(axis=0, initial=0.0)
+    expert = (p.copies > 1)[:, None]
+    dealt = p.active[:, None] / np.maximum(r.tp, r.ep)
+    experts_out = np.where(expert & ~row, dealt * p.outputs[:, None], 0.0).max(axis=0, initial=0.0)
+    experts_in = np.where(expert & row, dealt * p.inputs[:, None], 0.0).max(axis=0, initial=0.0)
+    widest = np.maximum(widest_out + widest_in, experts_out + experts_in)
+    alive = step_tokens * (HIDDEN_ALIVE * table.hidden + widest) * r.activation_bytes * r.width_scale
     heads = np.ceil(s.heads[:, None] / r.tp).max(axis=0, initial=0.0)
     scores = step_tokens * np.minimum(r.prompt, per_request) * heads * r.activation_bytes if r.eager else 0.0
+    if encoder_only:
+        return np.asarray(alive + scores)
     vocabulary = np.where(p.shard == t.VOCAB, p.outputs, 0.0).max(initial=0.0)
-    logits = np.maximum(r.batch, r.profiled) * vocabulary * 4.0 / r.tp if not encoder_only else 0.0
-    return np.asarray(alive + scores + logits)
+    return np.asarray(np.maximum(alive + scores, np.maximum(r.batch, r.profiled) * vocabulary * logit_bytes))
+
+
+def usable_bytes(basis: str, share: float, visible: Array, weights: Array, activations: Array, reserve: Array) -> Array:
+    """Return the bytes of one device that weights, activations, reserve and cache may take together, (requests,).
+
+    Args:
+        basis: what ``share`` is a share of. ``total``: all a program can get (vLLM). ``static``: what is free before
+            loading, for weights and cache; activations live in the rest (SGLang). ``free``: what loading and start-up leave,
+            for the cache alone (TensorRT-LLM).
+        share: the engine's share, 0 to 1.
+        visible: memory a program can get [B]; the others as they are resident [B].
+    """
+    if basis == "static":
+        return np.asarray(np.minimum(reserve + activations + share * (visible - reserve), visible))
+    if basis == "free":
+        held = weights + activations + reserve
+        return np.asarray(held + share * (visible - held))
+    return np.asarray(share * visible + np.zeros_like(weights))
