@@ -66,9 +66,10 @@ def validation(rows: int = 600, seed: int = 0, **changes: object) -> Validation:
         WorstRow(
             *(str(texts[key][i]) for key in ("id", "source", "device", "engine", "model", "metric", "regime", "work")),
             *(float(figures[key][i]) for key in ("measured", "predicted", "low", "high", "floor")),
-            float(predicted[i] / measured[i] - 1), "the page does not say whether speculative decoding was on",
+            float(predicted[i] / measured[i] - 1),
+            "the page does not say whether speculative decoding was on",
             str(texts["locator"][i]),
-        )  # fmt: skip
+        )
         for i in furthest
     )
     names, counts = np.unique(texts["source"], return_counts=True)

@@ -133,18 +133,16 @@ def _command(audit: Audit) -> str:
 
 def page_html(template: str, *, title: str, charts: Sequence[Chart], **values: Any) -> str:
     """Return a template filled, with the runtime, the charts and a policy that forbids every request."""
-    script = _runtime()
+    data = {"config": CONFIG, **shared({chart.id: chart.spec for chart in charts})}
+    return filled(template, title=title, script=_runtime(), data=data, charts=charts, **values)
+
+
+def filled(template: str, *, title: str, script: str, data: object, **values: Any) -> str:
+    """Return a template filled, with one script, its data, and a policy that forbids every request and other script."""
     return (
         _environment()
         .get_template(template)
-        .render(
-            title=title,
-            policy=_policy(script),
-            script=_markup(script),
-            charts=charts,
-            data=_markup(_harmless({"config": CONFIG, **shared({chart.id: chart.spec for chart in charts})})),
-            **values,
-        )
+        .render(title=title, policy=_policy(script), script=_markup(script), data=_markup(_harmless(data)), **values)
     )
 
 

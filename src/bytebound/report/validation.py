@@ -35,7 +35,9 @@ def validation_text(validation: Validation, page: Page) -> str:
         labelled([row for row in _about(validation) if row[1]], by=0),
     ]
     if weak:
-        parts += [Text(""), heading("weak spots"), *(labelled([("!", line)]) for line in weak)]
+        parts += [Text(""), heading("weak spots")]
+        for spot in weak:
+            parts += [labelled([("!", spot.text)]), *(indented(item, by=5, style="dim") for item in spot.items)]
     for by in said.keys_of(validation):
         groups = said.totals(validation, by)
         parts += [Text(""), _scores(said.key_name(by), groups[:SHOWN_GROUPS], group, page)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bytebound.documents.truth import METRICS
@@ -180,7 +181,15 @@ def number_words(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def weak_spots(validation: Validation) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where predictions should not be trusted: a sentence, and the groups it speaks of."""
+
+    text: str
+    items: tuple[str, ...] = ()
+
+
+def weak_spots(validation: Validation) -> list[Spot]:
     """Return where the predictions should not be trusted, the gravest first; every sentence carries its number."""
     return [
         *_worse(validation),
@@ -191,10 +200,17 @@ def weak_spots(validation: Validation) -> list[str]:
     ]
 
 
-def _worse(validation: Validation) -> list[str]:
+def _worse(validation: Validation) -> list[Spot]:
     found = validation.regressions
-    named = "; ".join(regression_words(r) for r in found[:NAMED])
-    return [f"{count(len(found), 'group')} worse than committed: {named}."] if found else []
+    if not found:
+        return []
+    verb = "is" if len(found) == 1 else "are"
+    return [_spot(f"{count(len(found), 'group')} {verb} worse than committed", [regression_words(r) for r in found])]
+
+
+def _spot(text: str, items: Sequence[str]) -> Spot:
+    more = len(items) - NAMED
+    return Spot(f"{text}:", (*items[:NAMED], *([f"{count(more, 'more group')}"] if more > 0 else [])))
 
 
 def regression_words(found: Regression) -> str:
@@ -203,41 +219,43 @@ def regression_words(found: Regression) -> str:
     return f"{group_name(found)}: {now}, {share(found.committed)} committed, up to {share(found.allowed)} is noise"
 
 
-def _uncovered(validation: Validation) -> list[str]:
+def _uncovered(validation: Validation) -> list[Spot]:
     said = []
     group = whole(validation)
     if group is not None and outside(group):
         right = f"{share(OVERALL[0])} to {share(OVERALL[1])} would be right"
-        said.append(f"{share(validation.level)} intervals hold {share(group.coverage)} of all rows; {right}.")
+        said.append(Spot(f"{share(validation.level)} intervals hold {share(group.coverage)} of all rows; {right}."))
     bad = _distinct([g for g in validation.groups if g.by != "all" and outside(g)])
     bad.sort(key=lambda g: g.coverage if g.coverage is not None else 0.0)
     low, high = ([g for g in bad if ((g.coverage or 0.0) < LARGE_GROUP[0]) == under] for under in (True, False))
     for groups, word in ((low, "too narrow"), (high[::-1], "too wide")):
         if groups:
-            named = "; ".join(f"{group_name(g)} {share(g.coverage)} of {g.rows}" for g in groups[:NAMED])
-            more = f"; and {count(len(groups) - NAMED, 'more group')}" if len(groups) > NAMED else ""
-            said.append(f"Intervals are {word} in {count(len(groups), 'large group')}: {named}{more}.")
+            named = [f"{group_name(g)}: they hold {share(g.coverage)} of {count(g.rows, 'row')}" for g in groups]
+            said.append(_spot(f"Intervals are {word} in {count(len(groups), 'large group')}", named))
     return said
 
 
-def _worst_groups(validation: Validation) -> list[str]:
+def _worst_groups(validation: Validation) -> list[Spot]:
     asked = _distinct([g for g in validation.groups if g.rows >= JUDGED and g.by != "source" and g.metric])
     asked.sort(key=lambda g: -(g.median_error or 0.0))
-    named = "; ".join(
-        f"{group_name(g)}: {share(g.median_error)}, bias {share(g.bias, signed=True)}, {g.rows} rows"
+    named = tuple(
+        f"{group_name(g)}: {share(g.median_error)}, bias {share(g.bias, signed=True)}, {count(g.rows, 'row')}"
         for g in asked[:NAMED]
     )
-    return [f"Largest median errors: {named}."] if named else []
+    return [Spot(f"Largest median errors among groups of {JUDGED} rows and more:", named)] if named else []
 
 
-def _beaten(validation: Validation) -> list[str]:
+def _beaten(validation: Validation) -> list[Spot]:
     said = []
     for name in dict.fromkeys(name for g in validation.groups for name in g.baselines):
         lost = _distinct([g for g in validation.groups if g.rows >= JUDGED and g.metric and beaten_by(g, name)])
         lost.sort(key=lambda g: -g.rows)
         if lost:
-            named = "; ".join(f"{group_name(g)} ({share(g.median_error)} against {share(g.baselines[name])})" for g in lost[:NAMED])  # fmt: skip
-            said.append(f"{clean(name)} is nearer in {count(len(lost), 'group')}: {named}.")
+            named = [
+                f"{group_name(g)}: {share(g.baselines[name])} against our {share(g.median_error)}, {count(g.rows, 'row')}"
+                for g in lost
+            ]
+            said.append(_spot(f"{clean(name)} is nearer in {count(len(lost), 'group')}", named))
     return said
 
 
@@ -246,18 +264,18 @@ def beaten_by(group: GroupScore, baseline: str) -> bool:
     return group.median_error is not None and group.median_error > group.baselines.get(baseline, math.inf)
 
 
-def _unanswered(validation: Validation) -> list[str]:
+def _unanswered(validation: Validation) -> list[Spot]:
     said = []
     unread = sum(u.rows for u in validation.unexpressed)
     if unread:
-        reasons = "; ".join(f"{clean(u.reason)} ({number_words(u.rows)})" for u in ranked(validation)[:3])
-        said.append(f"{count(unread, 'row')} of {number_words(validation.rows)} cannot be expressed: {reasons}.")
+        reasons = [f"{clean(u.reason)}: {number_words(u.rows)}" for u in ranked(validation)]
+        said.append(Spot(f"{count(unread, 'row')} of {number_words(validation.rows)} cannot be expressed:", tuple(reasons)))  # fmt: skip
     group = whole(validation)
     if group is not None and group.unanswered:
-        said.append(f"{count(group.unanswered, 'row')} were expressed and not predicted.")
-    if validation.contradictions:
-        found = len(validation.contradictions)
-        said.append(f"{count(found, 'measurement')} {'contradicts' if found == 1 else 'contradict'} physics.")
+        said.append(Spot(f"{count(group.unanswered, 'row')} were expressed and not predicted."))
+    found = len(validation.contradictions)
+    if found:
+        said.append(Spot(f"{count(found, 'measurement')} {'contradicts' if found == 1 else 'contradict'} physics."))
     return said
 
 
