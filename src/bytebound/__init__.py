@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bytebound.audit import audit_fleet
+    from bytebound.calibrate.one_run import correct
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.audit import Audit
     from bytebound.documents.calibration import Calibration
+    from bytebound.documents.correction import Correction
     from bytebound.documents.device import Device, Machine
     from bytebound.documents.estimate import Estimate
     from bytebound.documents.fleet import Fleet, read_fleet
@@ -36,6 +38,7 @@ _HOMES = {
     "Audit": "bytebound.documents.audit",
     "ByteboundError": "bytebound.errors",
     "Calibration": "bytebound.documents.calibration",
+    "Correction": "bytebound.documents.correction",
     "Device": "bytebound.documents.device",
     "Estimate": "bytebound.documents.estimate",
     "Fleet": "bytebound.documents.fleet",
@@ -46,6 +49,7 @@ _HOMES = {
     "Train": "bytebound.documents.work",
     "audit_fleet": "bytebound.audit",
     "calibrate": "bytebound.observe.calibrate",
+    "correct": "bytebound.calibrate.one_run",
     "diagnose": "bytebound.predict",
     "estimate": "bytebound.predict",
     "find_device": "bytebound.facts.devices",
@@ -64,6 +68,7 @@ __all__ = [
     "Audit",
     "ByteboundError",
     "Calibration",
+    "Correction",
     "Device",
     "Estimate",
     "Fleet",
@@ -74,6 +79,7 @@ __all__ = [
     "Train",
     "audit_fleet",
     "calibrate",
+    "correct",
     "diagnose",
     "estimate",
     "find_device",

@@ -30,6 +30,7 @@ from bytebound.predict.corrected import (
 )
 from bytebound.predict.estimate import check_degrees, settle
 from bytebound.predict.scaled import scaled
+from bytebound.units import show_time, significant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -227,7 +228,8 @@ def _check_physics(named: Mapping[str, Array], p: Parted, point: Point, time_s: 
     ours = float(p.seconds.sum())
     if time_s < least * (1 - UNDER_FLOOR):
         raise RequestError(
-            f"{point.metric} of {point.value:.4g} is faster than physics allows ({_bound(named, p):.4g}): this is not the deployment that was named",
+            f"{point.metric} of {_worded(point, point.value)} is faster than physics allows ({_worded(point, _bound(named, p))}): "
+            "this is not the deployment that was named",
             place=point.metric, mend=f"look for {FASTER}",
         )  # fmt: skip
     if not 1 / MOST_FACTOR < time_s / ours < MOST_FACTOR:
@@ -235,6 +237,10 @@ def _check_physics(named: Mapping[str, Array], p: Parted, point: Point, time_s: 
             f"{point.metric} of {point.value:.4g} is {max(time_s / ours, ours / time_s):.0e} times off the prediction",
             place=point.metric, mend="check the unit: seconds and 1/s are meant",
         )  # fmt: skip
+
+
+def _worded(point: Point, value: float) -> str:
+    return show_time(value) if point.metric in TIMES else f"{significant(value)}/s"
 
 
 def _fitted(prior: Prior, points: Parted, base_sd: Array) -> Prior:

@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "bytebound.run/1": ("run", "bytebound.documents.observation", "Run"),
     "bytebound.observation/1": ("observation", "bytebound.documents.observation", "Observation"),
     "bytebound.calibration/1": ("calibration", "bytebound.documents.calibration", "Calibration"),
+    "bytebound.correction/1": ("correction", "bytebound.documents.correction", "Correction"),
 }
 """Schema of a document -> its kind, and the module and class that read it."""
 

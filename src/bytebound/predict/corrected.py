@@ -104,7 +104,8 @@ def parted(named: Mapping[str, Array], work: Serve, metric: str) -> Parted:
     Args:
         named: what ``Setting.answer`` returned for ``work``.
         work: the requests.
-        metric: one of TIMES or RATES, as ``documents.truth`` defines them; decode_tokens_per_s is of one stream.
+        metric: one of TIMES or RATES, as ``documents.truth`` defines them; decode_tokens_per_s is of one stream, and the
+            first token of a static batch waits for all its prompts.
 
     Raises:
         UnknownNameError: another metric.
@@ -124,7 +125,9 @@ def parted(named: Mapping[str, Array], work: Serve, metric: str) -> Parted:
         seconds[REQUEST] += request
 
     amount: Array | None = None
-    first, host = named["prefill.seconds"], np.maximum(named["ttft_s"] - named["prefill.seconds"], 0.0)
+    static = (batch > 1) & (work.scheduling == "static")
+    first = np.where(static, batch * named["prefill_request_s"], named["prefill.seconds"])
+    host = np.maximum(named["ttft_s"] - named["prefill.seconds"], 0.0)
     if metric == "tpot_s":
         add(step, named["tpot_s"] - step)
     elif metric in {"ttft_s", LOADED}:

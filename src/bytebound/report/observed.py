@@ -19,6 +19,7 @@ GRADES = {
     "bound": "a limit, not a forecast",
     "scaled": "scaled by efficiencies seen elsewhere",
     "calibrated": "calibrated here with a small model",
+    "corrected": "corrected by a run of this deployment",
 }
 """How a prediction was made -> what it is worth."""
 VERDICTS = {
