@@ -38,7 +38,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "decode_tokens_per_s": ("1/s", "output tokens per second of one stream after its prompt was processed"),
     "tokens_per_s": ("1/s", "output tokens of the whole deployment over the time of the whole run, prefill included"),
     "total_tokens_per_s": ("1/s", "prompt and output tokens of the whole deployment over the time of the whole run"),
-    "prefill_tokens_per_s": ("1/s", "prompt tokens of the whole deployment over the time of their passes alone"),
+    "prefill_tokens_per_s": (
+        "1/s",
+        "prompt tokens of the whole deployment, those whose KV is cached left out, over the time of their passes alone",
+    ),
     "requests_per_s": ("1/s", "requests the whole deployment completes over the time of the whole run"),
     "joules_per_token": ("J", "energy of all accelerators over the whole run per output token"),
     "resident_bytes": ("B", "peak memory of all devices that the run needed"),
@@ -46,6 +49,27 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "weights_bytes": ("B", "bytes of all weights as stored"),
 }
 """Metric -> its unit, and which clock starts and stops (or what is counted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How a benchmark loaded a closed loop of ``work.batch`` clients a replica, as far as its source says.
+
+    Args:
+        rounds: requests per client in the run; 0: a long run, or not stated. The first round starts all at once.
+        spread: width of the uniform length distributions over their maximum; 0: fixed lengths.
+        slots: most sequences the engine was told to run; 0: as many as fit.
+        hold_steps: decode steps the scheduler keeps prompts back to batch them.
+        poll_steps: decode steps between two looks at the queue.
+        memory_share: share of device memory the engine was given; 0: its default.
+    """
+
+    rounds: float = 0.0
+    spread: float = 0.0
+    slots: float = 0.0
+    hold_steps: float = 0.0
+    poll_steps: float = 1.0
+    memory_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +91,7 @@ class Truth:
         statistic: what of many repeats ``value`` is.
         value: the number in SI units, positive; of the whole deployment, not per device.
         notes: what else matters, assumptions first.
+        load: how the benchmark sent its requests.
     """
 
     id: str
@@ -87,6 +112,7 @@ class Truth:
     date: str = ""
     trust: Trust = "B"
     notes: str = ""
+    load: Load = field(default_factory=Load)
 
     @property
     def unit(self) -> str:

@@ -60,3 +60,12 @@ class Readings:
     def __add__(self, other: Readings) -> Readings:
         """Return the rows of both."""
         return Readings(self.rows + other.rows, self.unexpressed + other.unexpressed)
+
+
+class Inexpressible(Exception):  # noqa: N818  (it names what a row is, not a fault)
+    """A row cannot be said in our vocabulary; caught by the reader, which counts it by its reason."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail

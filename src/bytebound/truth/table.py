@@ -296,3 +296,13 @@ def _count(text: str, place: str) -> int:
             f"{text!r:.60} is not a number of devices", place=place, mend="a whole number of at least 1"
         )
     return value
+
+
+def has_own_layout(path: str | Path) -> bool:
+    """Tell whether a file's header is that of a table of ours rather than of the public corpus layout.
+
+    Raises:
+        DocumentError: the file cannot be read or has no header.
+    """
+    header, _ = read_rows(read_bounded(Path(path), LARGEST_FILE), str(path))
+    return "citation_locator" not in header
