@@ -1,122 +1,41 @@
-"""Reads the end-to-end measurements that ship with aiconfigurator-core: mean TTFT and TPOT of servers under closed load."""
+"""aiconfigurator's end-to-end measurements in our vocabulary: mean TTFT and TPOT of servers under closed load."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytebound.documents.truth import Truth
+from bytebound.documents.truth import Load, Truth
 from bytebound.documents.work import Serve
-from bytebound.errors import DocumentError, RequestError, UnknownNameError
-from bytebound.facts.tables import read_bounded
+from bytebound.errors import UnknownNameError
 from bytebound.models.catalogue import resolve
+from bytebound.truth.inferencex import LENGTH_SHARE, settings_of
 from bytebound.truth.readings import Readings, Unexpressed
-from bytebound.truth.silicon_names import (
-    BLOCK_FP8,
-    CHECKPOINTS,
-    DEVICES,
-    ENGINES,
-    FORMATS,
-    MODELS,
-    SPECULATION,
-)
-from bytebound.truth.table import read_rows
+from bytebound.truth.silicon_names import BLOCK_FP8, CHECKPOINTS, DEVICES, ENGINES, FORMATS, MODELS, SPECULATION
+from bytebound.truth.silicon_runs import PACKAGE, Run, read_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
-PACKAGE = "aiconfigurator-core"
+__all__ = ["PACKAGE", "SOURCE", "Run", "read_runs", "read_silicon", "run_of"]
+
 SOURCE = "aiconfigurator_silicon"
-LARGEST_FILE = 2**25
-DRAWN = 0.9
-"""InferenceX draws lengths evenly from 0.8 to 1.0 of the nominal ones. Source: its benchmark's --random-range-ratio 0.8."""
+DRAWN = (1 + LENGTH_SHARE) / 2
+"""Mean length InferenceX draws, as a share of the nominal one: evenly from ``LENGTH_SHARE`` to 1."""
+
+SPREAD = round(1 - LENGTH_SHARE, 6)
+"""Width of those distributions over their maximum."""
+
+PROMPTS_PER_CLIENT = 10
+"""Requests of an InferenceX run over its concurrency. Source: utils/bench_serving of its repository."""
 
 NODE_DEVICES = 8
 """Devices of one node in InferenceX's aggregated runs; its racks serve disaggregated."""
 
-COUNTS = (
-    "isl", "osl", "batch_size", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size",
-)  # fmt: skip
-COLUMNS = (
-    "id", "silicon_data_source", "backend", "backend_version", "model_path", "system", "precision", "mode",
-    "gemm_quant_mode", "moe_quant_mode", *COUNTS, "silicon_ttft_ms", "silicon_tpot_ms",
-)  # fmt: skip
-
-_STATED = re.compile(r"_tp(\d+)(?:_0)?_ep\d+(?:_|$)")
-_CONCURRENCY = re.compile(r"silicon_concurrency=(\d+)")
-_DATE = re.compile(r"measured=(\d{4}-\d{2}-\d{2})")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One line of the sample as it stands there; counts that are blank are 0.
-
-    Args:
-        id, line: its id and its line in the file.
-        origin: where the maker of the file has it from.
-        model, system, backend, backend_version, precision, gemm, moe, mode: the sample's words.
-        prompt, output: nominal tokens per request.
-        batch: requests in flight per replica; tp, pp, dp, moe_tp, moe_ep: parallel degrees.
-        ttft_s, tpot_s: means over requests [s].
-    """
-
-    id: str
-    line: int
-    origin: str
-    model: str
-    system: str
-    backend: str
-    backend_version: str
-    precision: str
-    gemm: str
-    moe: str
-    mode: str
-    prompt: int
-    output: int
-    batch: int
-    tp: int
-    pp: int
-    dp: int
-    moe_tp: int
-    moe_ep: int
-    ttft_s: float
-    tpot_s: float
-
-    @property
-    def public(self) -> bool:
-        """Whether the run is one of InferenceX's; the others are benchmark jobs of NVIDIA's own."""
-        return "source_file=/" not in self.origin
-
-    @property
-    def date(self) -> str:
-        """When it was measured, or empty."""
-        found = _DATE.search(self.origin)
-        return found[1] if found else ""
-
-    @property
-    def concurrency(self) -> int:
-        """Requests in flight of the whole deployment; 0: not stated."""
-        found = _CONCURRENCY.search(self.origin)
-        return int(found[1]) if found else 0
-
-    @property
-    def stated_tp(self) -> int:
-        """Devices the run's own id names; 0: it names none."""
-        found = _STATED.search(self.id)
-        return int(found[1]) if found and self.public else 0
-
-    @property
-    def replicas(self) -> int:
-        """Replicas of the attention layers; where not stated, what the degrees of the experts leave over."""
-        if self.dp:
-            return self.dp
-        spread = self.moe_tp * self.moe_ep
-        return spread // self.tp if self.tp and spread > self.tp and spread % self.tp == 0 else 1
+NEAR_DAYS = 60
+"""Launch settings known of days further from a run's than this say nothing about it."""
 
 
 class _RefusedError(Exception):
@@ -124,36 +43,6 @@ class _RefusedError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
-
-
-def silicon_path() -> Path:
-    """Return the sample of the installed package.
-
-    Raises:
-        RequestError: the package is not installed.
-    """
-    spec = find_spec("aiconfigurator_core")
-    if spec is None or not spec.submodule_search_locations:
-        raise RequestError(f"{PACKAGE} is not installed", place="silicon", mend='pip install "bytebound[validate]"')
-    return Path(spec.submodule_search_locations[0]) / "systems" / "silicon_sample.csv"
-
-
-def read_runs(path: str | Path | None = None) -> tuple[Run, ...]:
-    """Return every line of the sample, unjudged.
-
-    Args:
-        path: a file of that layout; None: the installed package's.
-
-    Raises:
-        DocumentError: the file cannot be read, lacks a column, or has a cell that is no number; carries ``file:line``.
-        RequestError: no path, and the package is not installed.
-    """
-    file = silicon_path() if path is None else Path(path)
-    header, rows = read_rows(read_bounded(file, LARGEST_FILE), str(file))
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise DocumentError(f"the column {missing[0]!r} is missing", place=f"{file}:1", mend="is it a silicon sample?")
-    return tuple(_run(cells, line, f"{file}:{line}") for line, cells in rows)
 
 
 def read_silicon(path: str | Path | None = None) -> Readings:
@@ -203,7 +92,19 @@ def _expressed(runs: tuple[Run, ...], release: str) -> list[tuple[Truth, ...] | 
         if isinstance(answer, tuple):
             truth = answer[0]
             clocks = round(run.ttft_s, 5), round(run.tpot_s, 5)
-            key = truth.device, truth.engine, truth.model, run.prompt, run.output, run.concurrency, *clocks
+            work = truth.work
+            degrees = work.tp, work.pp, work.ep, work.dp
+            key = (
+                truth.device,
+                truth.engine,
+                truth.model,
+                work.weights,
+                run.batch,
+                run.prompt,
+                run.output,
+                degrees,
+                clocks,
+            )
             same[key].append(index)
     for indices in same.values():
         kept = max(
@@ -227,9 +128,10 @@ def _truths(run: Run, release: str) -> tuple[Truth, ...]:
     model, weights, stored = _weights(run)
     _check_plain(run, (MODELS.get(run.model, run.model), stored, device, engine))
     share = DRAWN if run.public else 1.0
+    launch = _launch(run, model, device, engine, stored)
     work = Serve(
         batch=run.batch, prompt=max(round(share * run.prompt), 1), output=max(round(share * run.output), 1),
-        weights=weights, kv="fp8" if engine == "tensorrt-llm" and stored != "bf16" else "auto",
+        weights=weights, kv=launch.kv, chunk=launch.chunk,
         tp=run.tp, pp=run.pp, ep=max(run.moe_ep, 1), dp=run.replicas, engine=engine,
     )  # fmt: skip
 
@@ -239,10 +141,38 @@ def _truths(run: Run, release: str) -> tuple[Truth, ...]:
             locator=f"{PACKAGE} {release} systems/silicon_sample.csv line {run.line}".replace("  ", " "),
             trust="A" if run.public else "B", device=device, devices=run.tp * run.pp * run.replicas, engine=engine,
             engine_version=run.backend_version, backend="cuda", model=model, work=work, regime="closed-loop",
-            metric=metric, statistic="mean", value=value, notes=_notes(run, stored),
+            metric=metric, statistic="mean", value=value, notes=_notes(run, stored) + launch.note,
+            load=launch.load,
         )  # fmt: skip
 
     return truth("ttft_s", run.ttft_s), truth("tpot_s", run.tpot_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    kv: str
+    chunk: int = 0
+    load: Load = field(default_factory=Load)
+    note: str = ""
+
+
+def _launch(run: Run, model: str, device: str, engine: str, stored: str) -> _Launch:
+    """Return what a run's script set: KV format, most prompt tokens per step (0: the engine's own limit), and its load."""
+    kv = "fp8" if engine == "tensorrt-llm" and stored != "bf16" else "auto"
+    if not run.public:
+        return _Launch(kv)
+    usual = Load(rounds=PROMPTS_PER_CLIENT, spread=SPREAD)
+    found = run.date and settings_of(
+        model, device, stored, engine, isl=run.prompt, osl=run.output, tp=run.tp * run.replicas, date=run.date,
+        concurrency=run.concurrency or None,
+    )  # fmt: skip
+    if not found or found.days_off > NEAR_DAYS:
+        return _Launch(kv, load=usual)
+    load = Load(
+        rounds=found.prompts_per_client or PROMPTS_PER_CLIENT, spread=SPREAD, slots=found.max_sequences or 0,
+        hold_steps=found.wait_steps or 0, poll_steps=found.poll_steps or 1, memory_share=found.memory_share or 0,
+    )  # fmt: skip
+    return _Launch(found.kv or kv, found.max_batched_tokens or 0, load, f"; launched as {found.source}")
 
 
 def _check_degrees(run: Run) -> None:
@@ -287,49 +217,15 @@ def _check_plain(run: Run, deployment: tuple[str, str, str, str]) -> None:
 
 def _notes(run: Run, stored: str) -> str:
     origin = "InferenceX" if run.public else "NVIDIA benchmark jobs"
-    lengths = f"; lengths drawn from 0.8-1.0 of {run.prompt} and {run.output}, {DRAWN} assumed" if run.public else ""
+    lengths = (
+        f"; lengths drawn from {LENGTH_SHARE}-1.0 of {run.prompt} and {run.output}, {DRAWN} assumed"
+        if run.public
+        else ""
+    )
     unstated = "" if run.gemm or run.precision else "; weight format not stated, as the named checkpoint"
     spread = f"; experts tp {run.moe_tp} ep {run.moe_ep}" if run.moe_ep > 1 or run.replicas > 1 else ""
     inferred = "; replicas from the degrees of the experts" if run.replicas > 1 and not run.dp else ""
     return f"{origin}; weights {stored}{lengths}{unstated}{spread}{inferred}"
-
-
-def _run(cells: Mapping[str, str], line: int, place: str) -> Run:
-    counts = [_count(cells, name, place) for name in COUNTS]
-    prompt, output, batch, tp, pp, dp, moe_tp, moe_ep = counts
-    return Run(
-        id=cells["id"], line=line, origin=cells["silicon_data_source"], model=cells["model_path"],
-        system=cells["system"], backend=cells["backend"], backend_version=cells["backend_version"],
-        precision=cells["precision"], gemm=cells["gemm_quant_mode"], moe=cells["moe_quant_mode"], mode=cells["mode"],
-        prompt=prompt, output=output, batch=batch, tp=tp, pp=pp, dp=dp, moe_tp=moe_tp, moe_ep=moe_ep,
-        ttft_s=_seconds(cells, "silicon_ttft_ms", place), tpot_s=_seconds(cells, "silicon_tpot_ms", place),
-    )  # fmt: skip
-
-
-def _number(cells: Mapping[str, str], name: str, place: str) -> float:
-    try:
-        value = float(cells[name])
-    except ValueError:
-        raise DocumentError(f"{name} is {cells[name]!r}, not a number", place=place) from None
-    if not 0 <= value < 1e9:
-        raise DocumentError(f"{name} is {cells[name]}, not a finite number from 0 up", place=place)
-    return value
-
-
-def _count(cells: Mapping[str, str], name: str, place: str) -> int:
-    if not cells[name]:
-        return 0
-    value = _number(cells, name, place)
-    if value != int(value):
-        raise DocumentError(f"{name} is {cells[name]}, not a whole number", place=place)
-    return int(value)
-
-
-def _seconds(cells: Mapping[str, str], name: str, place: str) -> float:
-    value = _number(cells, name, place) / 1e3
-    if value <= 0:
-        raise DocumentError(f"{name} is {cells[name]}, not a time", place=place)
-    return value
 
 
 def _release() -> str:
