@@ -28,11 +28,13 @@ FLEET = str(Path(__file__).parent.parent / "examples" / "fleet.toml")
 ROOT = Path(__file__).parent.parent
 VERBS = (
     "audit",
+    "calibrate",
     "estimate",
     "explain",
     "fit",
     "measure",
     "observe",
+    "validate",
     "devices",
     "models",
     "prices",
@@ -122,7 +124,7 @@ MESSAGES = {
     ),
     ("estimate", *QUESTION, "--prefix-hit", "2"): "error: prefix_hit is 2, outside 0 … 1\n  at    --prefix-hit\n",
     ("schema", "fleed"): (
-        "error: unknown document 'fleed'; nearest: fleet\n  at    schema\n  next  choose one of machine, fleet, estimate, audit, observation, run, calibration, comparison\n"
+        "error: unknown document 'fleed'; nearest: fleet\n  at    schema\n  next  choose one of machine, fleet, estimate, audit, observation, run, calibration, correction, comparison, validation, baseline\n"
     ),
 }
 

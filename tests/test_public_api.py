@@ -26,6 +26,7 @@ NAMES = [
     "Run",
     "Serve",
     "Train",
+    "Validation",
     "audit_fleet",
     "calibrate",
     "correct",

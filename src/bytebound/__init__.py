@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bytebound.documents.estimate import Estimate
     from bytebound.documents.fleet import Fleet, read_fleet
     from bytebound.documents.observation import Observation, Run
+    from bytebound.documents.validation import Validation
     from bytebound.documents.values import from_json, json_schema, to_json
     from bytebound.documents.work import Serve, Train
     from bytebound.errors import ByteboundError
@@ -47,6 +48,7 @@ _HOMES = {
     "Run": "bytebound.documents.observation",
     "Serve": "bytebound.documents.work",
     "Train": "bytebound.documents.work",
+    "Validation": "bytebound.documents.validation",
     "audit_fleet": "bytebound.audit",
     "calibrate": "bytebound.observe.calibrate",
     "correct": "bytebound.calibrate.one_run",
@@ -77,6 +79,7 @@ __all__ = [
     "Run",
     "Serve",
     "Train",
+    "Validation",
     "audit_fleet",
     "calibrate",
     "correct",

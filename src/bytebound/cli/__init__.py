@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError
 
+from bytebound.cli.calibrating import calibrate
 from bytebound.cli.fleets import audit
 from bytebound.cli.lookups import devices, engines, formats, models, prices, schema, trends
 from bytebound.cli.measuring import measure
 from bytebound.cli.observing import observe
 from bytebound.cli.output import BUG, FINE, INTERRUPTED, WRONG, say
 from bytebound.cli.serving import Asked, estimate, explain, fit
+from bytebound.cli.validating import validate
 from bytebound.errors import ByteboundError
 
 if TYPE_CHECKING:
@@ -43,10 +45,12 @@ def examples(verb: Callable[..., int]) -> str:
 for command in (
     audit,
     observe,
+    calibrate,
     estimate,
     explain,
     fit,
     measure,
+    validate,
     devices,
     models,
     prices,

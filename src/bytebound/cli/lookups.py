@@ -237,13 +237,19 @@ SCHEMAS = {
     "observation": ("bytebound.documents.observation", "Observation"),
     "run": ("bytebound.documents.observation", "Run"),
     "calibration": ("bytebound.documents.calibration", "Calibration"),
+    "correction": ("bytebound.documents.correction", "Correction"),
     "comparison": ("bytebound.documents.comparison", "Comparison"),
+    "validation": ("bytebound.documents.validation", "Validation"),
+    "baseline": ("bytebound.documents.validation", "Baseline"),
 }
 
 
 def schema(
     name: Annotated[
-        str, Parameter(help="machine, fleet, estimate, audit, observation, run, calibration or comparison.")
+        str,
+        Parameter(
+            help="machine, fleet, estimate, audit, observation, run, calibration, correction, comparison, validation or baseline."
+        ),
     ],
     /,
 ) -> int:

@@ -130,9 +130,7 @@ def read_all(
     Raises:
         DocumentError: a table cannot be read, two hold the same id, or none holds a row that can be expressed.
     """
-    from bytebound.truth.any import read_any  # noqa: PLC0415
-    from bytebound.truth.silicon import read_silicon  # noqa: PLC0415
-    from bytebound.truth.table import shipped_truth  # noqa: PLC0415
+    from bytebound.truth import read_any, shipped_truth  # noqa: PLC0415
 
     parts: list[tuple[str, tuple[Truth, ...], tuple[Unexpressed, ...]]] = []
     for path in files:
@@ -140,6 +138,8 @@ def read_all(
         read: Readings = read_any(path)
         parts.append((path.name, read.rows, read.unexpressed))
     if silicon:
+        from bytebound.truth.silicon import read_silicon  # noqa: PLC0415
+
         tell("reading the measurements of aiconfigurator-core")
         read = read_silicon()
         parts.append(("aiconfigurator-core", read.rows, read.unexpressed))

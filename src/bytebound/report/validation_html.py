@@ -74,7 +74,7 @@ def _data(validation: Validation) -> dict[str, Any]:
         "keys": {key: _coded(getattr(points, key)) for key in KEYS},
         "texts": {name: _coded(getattr(points, name)) for name in ("work", "locator")},
         "id": [_short(text) for text in points.id],
-        "metrics": {name: [said.metric_name(name), _unit(name)] for name in dict.fromkeys(points.metric)},
+        "metrics": {_short(name): [said.metric_name(name), _unit(name)] for name in dict.fromkeys(points.metric)},
         "near": NEAR,
         "overall": said.OVERALL,
         "large": said.LARGE_GROUP,
