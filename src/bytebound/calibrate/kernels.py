@@ -67,7 +67,11 @@ BALANCED = "balanced"
 """Routing that gives every expert the same."""
 LEAST_ROWS = 20
 UNCACHED = 2.0
-"""Rows whose streamed bytes are under so many times the cache are not used for a bandwidth: they may never leave it."""
+"""Rows whose streamed bytes are under so many times the cache may never have left it."""
+WARM = frozenset({"attention-decode", "mla-decode"})
+"""Operators always fitted strictly: timed alone they reread one small cache, in a model every layer has its own."""
+CACHED_ROWS = 0.002
+"""Share of rows faster than the datasheet bandwidth from which a table counts as read from cache."""
 BRIEF_S = 5e-7
 """Rows whose bytes take less than this are kept all the same: they fix the floor."""
 FLOOR_S = (1e-8, 1e-2)
@@ -100,14 +104,21 @@ class Loads:
             streamed_bytes=self.streamed_bytes[chosen],
         )
 
-    @property
-    def uncached(self) -> Mask:
-        """Rows that say something about the memory, the floor or the compute rate, and are not served from cache."""
-        return np.asarray(
-            (self.streamed_bytes >= UNCACHED * self.cache_bytes)
-            | (self.memory_s < BRIEF_S)
-            | (self.compute_s > 2 * self.memory_s)
-        )
+    def uncached(self, seconds: Floats, *, strict: bool = False) -> Mask:
+        """Return the rows that are not served from cache.
+
+        Where rows that fit the cache twice over beat the datasheet bandwidth, all such rows are left out, but those that
+        show the floor or the compute rate; elsewhere (caches flushed, or too slow to tell) every row is kept.
+
+        Args:
+            seconds: measured (rows,) [s].
+            strict: leave such rows out everywhere.
+        """
+        small = self.streamed_bytes < UNCACHED * self.cache_bytes
+        faster = small & (self.memory_s > seconds)
+        if not strict and np.mean(faster) < CACHED_ROWS:
+            return ~faster
+        return np.asarray(~small | (self.memory_s < BRIEF_S) | (self.compute_s > 2 * self.memory_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +261,7 @@ def _ranges(fit: Fit, found: Floats, loads: Loads, seconds: Floats) -> dict[str,
         "compute_share": (fit.compute_share, compute > 0.8, ratio),
     }
     return {
-        name: (float(value * np.quantile(by[rows], 0.1)), float(value * np.quantile(by[rows], 0.9)))
+        name: (value * min(float(np.quantile(by[rows], 0.1)), 1.0), value * max(float(np.quantile(by[rows], 0.9)), 1.0))
         for name, (value, rows, by) in shown.items()
         if value is not None and int(rows.sum()) >= 10
     }
