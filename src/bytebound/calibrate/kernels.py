@@ -191,7 +191,8 @@ def fit_kernels(loads: Loads, seconds: Floats, *, exponent: float = 2.0, most_sh
     if len(seconds) < LEAST_ROWS:
         raise RequestError(f"{len(seconds)} kernel rows are too few to fit", mend=f"give {LEAST_ROWS} or more")
     free = np.array([True, True, bool(np.any(loads.compute_s > 0))])
-    start = np.log([max(float(np.quantile(seconds, 0.02)), 2 * FLOOR_S[0]), 0.7, 0.5])
+    least = np.clip(float(np.quantile(seconds, 0.02)), 2 * FLOOR_S[0], FLOOR_S[1] / 2)
+    start = np.log([least, 0.7, 0.5])
     found, inside = _solved(loads, seconds, exponent, free, start)
     parts = _parts(np.minimum(found, 0.0), loads, seconds)
     shown = np.array([True, *(np.mean(part > 0.5) >= 0.05 for part in parts)])
@@ -359,7 +360,7 @@ def power_law_touched(tokens: Floats, topk: Floats, experts: Floats, alpha: floa
     """Return the share of experts that get a token when loads follow a power law, as the source draws them.
 
     Loads are drawn with density ``x^-alpha`` from 1 to 0.8 tokens (0.01 to 2 where there are fewer pairs than experts), scaled
-    to ``tokens topk`` and rounded: an expert is idle when its share rounds to 0.
+    to ``tokens topk`` and rounded: an expert is idle when its share rounds to 0. At least ``topk`` are not.
     Source: the collector of ai-dynamo/aiconfigurator (Apache-2.0), ``power_law_logits_v3``; the integrals are ours.
     """
     many = tokens * topk > experts
@@ -367,7 +368,8 @@ def power_law_touched(tokens: Floats, topk: Floats, experts: Floats, alpha: floa
     below, above = least ** (1 - alpha), most ** (1 - alpha)
     mean = (1 - alpha) / (2 - alpha) * (most ** (2 - alpha) - least ** (2 - alpha)) / (above - below)
     threshold = np.clip(0.5 * mean * experts / (tokens * topk), least, most)
-    return np.asarray(1 - (threshold ** (1 - alpha) - below) / (above - below))
+    drawn = 1 - (threshold ** (1 - alpha) - below) / (above - below)
+    return np.asarray(np.maximum(drawn, topk / experts))
 
 
 def _decode(kernels: Kernels, weight: float, activation: float, stored: float) -> Counted:

@@ -183,7 +183,10 @@ _TEXTS = ("system", "engine", "version", "kernel", "dtype", "storage", "label")
 
 @dataclass(frozen=True, slots=True)
 class KernelReadings:
-    """What was read: ``rows`` kept, ``seen`` rows met, and ``unexpressed``, reason -> rows met but not understood."""
+    """What was read: ``rows`` kept, ``seen`` rows met, and ``unexpressed``, reason -> rows met but not understood.
+
+    Folders of systems that are not asked for are not opened.
+    """
 
     rows: Kernels
     seen: int
@@ -240,7 +243,7 @@ def read_kernels(
         if system not in SYSTEMS:
             raise UnknownNameError("kernel system", system, SYSTEMS)
     layout = LAYOUTS[operator]
-    files = [file for file in _files(path) if _table(file) in layout.tables]
+    files = [file for file in _files(path) if _table(file) in layout.tables and not _elsewhere(file, systems)]
     total = sum(_open(file).metadata.num_rows for file in files)
     rng = np.random.default_rng(seed)
     parts: list[Kernels] = []
@@ -290,6 +293,12 @@ def _files(path: Path | None) -> list[Path]:
     if not root.is_dir():
         raise DocumentError("no such file or folder", place=str(root), mend="check the path")
     return sorted(root.rglob("*.parquet"))
+
+
+def _elsewhere(file: Path, systems: Sequence[str]) -> bool:
+    """Whether the folders above ``file`` name a system that is not asked for."""
+    named = file.parts[-5] if len(file.parts) >= 5 else ""
+    return bool(systems) and named in SYSTEMS and named not in systems
 
 
 def _table(file: Path) -> str:
