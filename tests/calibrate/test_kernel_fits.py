@@ -121,8 +121,8 @@ def test_fitted_shares_and_floors_are_physical():
         assert 0 < fit.bandwidth_share <= 1
         assert 0 < fit.compute_share <= 1
         assert fit.floor_s >= 0
-        for low, high in fit.ranges.values():
-            assert low <= high
+        for name, (low, high) in fit.ranges.items():
+            assert low <= high <= (1 if name.endswith("share") else 1e-4)
 
 
 def test_ranges_hold_the_value():

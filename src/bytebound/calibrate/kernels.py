@@ -218,7 +218,7 @@ def fit_kernels(loads: Loads, seconds: Floats, *, exponent: float = 2.0, most_sh
     errors = np.abs(fit.errors(loads, seconds))
     return replace(
         fit,
-        ranges=MappingProxyType(_ranges(fit, found, loads, seconds)),
+        ranges=MappingProxyType(_ranges(fit, found, loads, seconds, most_share)),
         median_error=float(np.median(errors)),
         p90_error=float(np.quantile(errors, 0.9)),
     )
@@ -252,8 +252,13 @@ def _parts(found: Floats, loads: Loads, seconds: Floats) -> tuple[Floats, Floats
     return loads.memory_s / np.exp(found[1]) / seconds, loads.compute_s / np.exp(found[2]) / seconds
 
 
-def _ranges(fit: Fit, found: Floats, loads: Loads, seconds: Floats) -> dict[str, tuple[float, float]]:
-    """Return 10 and 90 % of each parameter as implied by the rows that spend over 80 % of their time on it."""
+def _ranges(
+    fit: Fit, found: Floats, loads: Loads, seconds: Floats, most_share: float
+) -> dict[str, tuple[float, float]]:
+    """Return 10 and 90 % of each parameter as implied by the rows that spend over 80 % of their time on it.
+
+    A share that a single row puts above its limit (its bytes were in cache, or fewer than counted) is cut there.
+    """
     memory, compute = _parts(found, loads, seconds)
     ratio = fit.seconds(loads) / seconds
     shown = {
@@ -261,8 +266,12 @@ def _ranges(fit: Fit, found: Floats, loads: Loads, seconds: Floats) -> dict[str,
         "bandwidth_share": (fit.bandwidth_share, memory > 0.8, ratio),
         "compute_share": (fit.compute_share, compute > 0.8, ratio),
     }
+    limits = {"floor_s": np.inf, "bandwidth_share": most_share, "compute_share": 1.0}
     return {
-        name: (value * min(float(np.quantile(by[rows], 0.1)), 1.0), value * max(float(np.quantile(by[rows], 0.9)), 1.0))
+        name: (
+            value * min(float(np.quantile(by[rows], 0.1)), 1.0),
+            min(value * max(float(np.quantile(by[rows], 0.9)), 1.0), limits[name]),
+        )
         for name, (value, rows, by) in shown.items()
         if value is not None and int(rows.sum()) >= 10
     }
