@@ -59,7 +59,7 @@ Skewed routing needs no factor of its own while experts are undivided, once idle
 such rows then fit as well as balanced ones, and with the same shares. Over several devices the busiest was timed; not fitted.
 
 Another measurer agrees: the family values below predict the linear layers of microsoft/vidur@7d47513363ec (MIT; eight models, tp 1 to
-8, 64,000 rows over 4 µs) to a median of 7 to 12 % on A100 and 10 to 16 % on H100, up to 64 tokens 3 to 9 %; its large H100
+8, 43,826 rows over 4 µs) to a median of 7 to 12 % on A100 and 10 to 16 % on H100, up to 64 tokens 3 to 9 %; its large H100
 products are slower than these tables'. The same form on an RTX 4090 (casys-kaist/LLMServingSim@5daddb21a545, MIT, vLLM layers,
 648 rows) gives a floor of 5.6 µs, 0.95 of the bandwidth and 0.98 of the fp16 rate, error 3 / 8 %.
 """
