@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-NARROWEST, WIDEST = 0.5, 4.0
-"""The prior is scaled to be as wide at the points as the predictions' own interval, within these factors (assumed)."""
+WIDEST = 4.0
+"""Where the predictions' own interval is wider than the prior, far from evidence, the prior widens to it, up to this (assumed)."""
 UNDER_FLOOR = 0.02
 """A clock may be this far off: a measurement further under the physical floor is not of this deployment."""
 FAR_SD, MOST_FACTOR = 3.0, 1e4
@@ -143,7 +143,7 @@ def correct_points(
         _check_physics(values, p, point, time)
     together = stacked(parts)
     spreads = [base_spread(setting, point.metric) for point in points]
-    prior = _fitted(prior or shipped_prior(), together, np.log(spreads) / Z80)
+    prior = fitted_to(prior or shipped_prior(), together, np.log(spreads) / Z80)
     noise = np.hypot(prior.noise, [point.noise for point in points])
     found_ = posterior(together, np.array(times), prior, noise)
     after = [
@@ -243,11 +243,11 @@ def _worded(point: Point, value: float) -> str:
     return show_time(value) if point.metric in TIMES else f"{significant(value)}/s"
 
 
-def _fitted(prior: Prior, points: Parted, base_sd: Array) -> Prior:
-    """Return the prior as wide, at the points, as the intervals the predictions carry."""
+def fitted_to(prior: Prior, points: Parted, base_sd: Array) -> Prior:
+    """Return the prior at least as wide, at the points, as the intervals the predictions carry (``base_sd``, in logarithms)."""
     ours = log_sd(points, np.diag(prior.log_sd**2), 0.0)
     wanted = np.sqrt(np.maximum(base_sd**2 - prior.noise**2, (prior.noise / 2) ** 2))
-    return prior.widened(float(np.clip(np.sqrt(np.mean(wanted**2) / np.mean(ours**2)), NARROWEST, WIDEST)))
+    return prior.widened(float(np.clip(np.sqrt(np.mean(wanted**2) / np.mean(ours**2)), 1.0, WIDEST)))
 
 
 def interval(named: Mapping[str, Array], p: Parted, covariance: Array, noise: float) -> Interval:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-MOST_STEPS, SHORTEST_STEP, SETTLED = 60, 2.0**-12, 1e-9
+MOST_STEPS, SHORTEST_STEP, SETTLED = 300, 2.0**-12, 1e-7
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from bytebound.cli.output import FINE, NO, Html, Json, Model, On, Quiet, emit, page, writable, write
+from bytebound.errors import RequestError
 
 if TYPE_CHECKING:
     from bytebound.documents.estimate import Estimate
@@ -57,10 +58,25 @@ Calibrate = Annotated[
 ]
 
 
-def _predicted(model: str, on: str, asked: Asked, calibrate: str, *, quiet: bool = False) -> Estimate:
-    """Return the estimate, after probing the engine where that was asked for."""
+CorrectedBy = Annotated[
+    str, Parameter(help="A correction bytebound calibrate made of this deployment: its id, latest, or its file.")
+]
+
+
+def _predicted(
+    model: str, on: str, asked: Asked, calibrate: str, *, corrected_by: str = "", quiet: bool = False
+) -> Estimate:
+    """Return the estimate, after probing the engine or with a correction of the deployment where that was asked for."""
     from bytebound.predict import estimate as predict  # noqa: PLC0415
 
+    if corrected_by:
+        from bytebound.cli.calibrating import read_correction  # noqa: PLC0415
+
+        if calibrate:
+            raise RequestError(
+                "a probed estimate is not corrected by a run", place="--corrected-by", mend="leave --calibrate out"
+            )
+        return predict(model, on, asked.work(), correction=read_correction(corrected_by))
     if not calibrate:
         return predict(model, on, asked.work())
     from bytebound.cli.observing import calibration_for  # noqa: PLC0415
@@ -79,6 +95,7 @@ def estimate(
     on: On,
     asked: Asked = DEFAULT,
     calibrate: Calibrate = "",
+    corrected_by: CorrectedBy = "",
     json: Json = False,
     html: Html = None,
     quiet: Quiet = False,
@@ -91,9 +108,11 @@ def estimate(
         bytebound estimate qwen3-30b-a3b --on "8x h200-sxm" --tp 8 --ep 8 --batch 256 --json
 
         bytebound estimate model.gguf --on here --calibrate llama.cpp
+
+        bytebound estimate llama-3.1-8b --on h100-sxm --batch 64 --corrected-by latest
     """
     writable(html)
-    found = _predicted(model, on, asked, calibrate, quiet=quiet)
+    found = _predicted(model, on, asked, calibrate, corrected_by=corrected_by, quiet=quiet)
     if html is not None:
         from bytebound.report.html import estimate_html  # noqa: PLC0415
 
@@ -108,13 +127,22 @@ def estimate(
     return FINE
 
 
-def explain(model: Model, /, *, on: On, asked: Asked = DEFAULT, calibrate: Calibrate = "", json: Json = False) -> int:
+def explain(
+    model: Model,
+    /,
+    *,
+    on: On,
+    asked: Asked = DEFAULT,
+    calibrate: Calibrate = "",
+    corrected_by: CorrectedBy = "",
+    json: Json = False,
+) -> int:
     """Show an estimate operator by operator, with the source of every number.
 
     Example:
         bytebound explain llama-3.1-8b --on h100-sxm --batch 32
     """
-    found = _predicted(model, on, asked, calibrate)
+    found = _predicted(model, on, asked, calibrate, corrected_by=corrected_by)
 
     def text() -> str:
         from bytebound.report.terminal_estimate import explain_text  # noqa: PLC0415
