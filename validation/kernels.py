@@ -47,7 +47,7 @@ What was tried for matrix products and is not in the form (30,000 rows of each s
 * whole waves of 128 by 128 tiles: twice the error, as kernels split k.
 * a bandwidth share that grows with the bytes: nothing beyond the floor.
 * a term per k (0.8 µs per 4096 on Hopper bf16, 1.3 on Blackwell bf16, about 2.4 for 8 and 4 bit products): the one that pays,
-  90 % error 30 to 20 on Blackwell, 48 to 33 for block-scaled fp8; it needs k of every product.
+  90 % error 26–30 to 19–24 on Blackwell bf16, 48 to 33 on Hopper block-scaled fp8; it needs k of every product.
 * weights read from cache: L40S and RTX PRO 6000 up to 32 MB, 1.5 times the memory rate. HBM parts show none.
 
 Decode attention: 64 and 32 query heads over 8 take the same time. Short contexts in large batches cost 8 to 25 ns per sequence
