@@ -189,7 +189,7 @@ def upcoming_machines(fleet: Fleet, horizon: int, memory_price: float = 1.0) -> 
     for device, month in wanted.items():
         try:
             machine = find_machine(f"8x {device}")
-            ceilings_of(machine)
+            ceilings_of(machine, Serve().engine)
         except ByteboundError:
             continue  # announced without a rate or a bandwidth: nothing can be computed on it yet
         if machine.device.kind in {"gpu", "tpu", "asic"} and machine.device.scaleup_bytes_per_s is not None:

@@ -61,6 +61,7 @@ class Load:
         slots: most sequences the engine was told to run; 0: as many as fit.
         hold_steps: decode steps the scheduler keeps prompts back to batch them.
         poll_steps: decode steps between two looks at the queue.
+        clump: requests that arrive together in steady state; 1: apart.
         memory_share: share of device memory the engine was given; 0: its default.
     """
 
@@ -69,6 +70,7 @@ class Load:
     slots: float = 0.0
     hold_steps: float = 0.0
     poll_steps: float = 1.0
+    clump: float = 1.0
     memory_share: float = 0.0
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 OPERATORS: dict[str, tuple[str, ...]] = {
     "gemm": ("compute_share", "bandwidth_share", "floor_s"),
-    "attention-decode": ("bandwidth_share", "floor_s"),
-    "attention-prefill": ("compute_share", "floor_s"),
+    "expert": ("compute_share", "bandwidth_share", "floor_s"),
+    "attention-decode": ("compute_share", "bandwidth_share", "floor_s"),
+    "attention-prefill": ("compute_share", "bandwidth_share", "floor_s"),
     "elementwise": ("bandwidth_share", "floor_s"),
     "collective": ("link_share", "floor_s"),
 }
@@ -76,8 +77,8 @@ class Efficiency:
 
     @property
     def level(self) -> Literal["family", "kind", "generic"]:
-        """The coarsest level any of the shares came from."""
-        levels = {share.level for share in self.shares.values()}
+        """The coarsest level any share of matrix products came from; other operators follow them."""
+        levels = {share.level for (operator, quantity), share in self.shares.items() if operator == "gemm" and quantity != "floor_s"}
         return "generic" if "generic" in levels else "kind" if "kind" in levels else "family"
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+FORMS = ("16-bit", "32-bit", "fp8", "int8", "fp4", "wo8", "wo4", "gguf", "gguf-k", "gguf-i")
+"""How weights are stored, as far as kernels differ: plain, quantized with their activations, weight-only, GGUF block kinds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """One storage format.
@@ -48,6 +52,18 @@ class Format:
         """Bits per weight of a large matrix, scales included (row and tensor scales vanish)."""
         block = self.block_rows * self.block_cols
         return self.value_bits + (self.block_bits / block if block else 0.0)
+
+    @property
+    def form(self) -> str:
+        """Which of ``FORMS`` kernels see."""
+        if self.kind == "scaled":
+            return self.math
+        if self.kind == "weight-only":
+            return "wo8" if self.value_bits >= 8 else "wo4"
+        if self.kind.startswith("gguf"):
+            name = MAIN_FORMATS.get(self.name, self.name)
+            return "gguf-i" if name.startswith(("iq", "tq")) else "gguf-k" if name.endswith("_k") else "gguf"
+        return "32-bit" if self.value_bits > 16 else "16-bit"
 
     def tensor_bytes(self, shape: Sequence[int]) -> int:
         """Bytes one tensor of ``shape`` (outputs, inputs, ...) takes, partial blocks counted whole.

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.facts.formats import FORMS
 from bytebound.ledger import table as t
 from bytebound.ledger.ledger import (
     ALL_REDUCE,
     ALL_TO_ALL,
     ATTENTION,
     COLLECTIVE,
+    CONTEXT,
     ELEMENTWISE,
+    EXPERT,
     GEMM,
     HOST,
     MATH,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 STATE_PASSES = 2.0
 """A recurrent state is read and written once per step."""
+HALF_WIDTH_BITS = 9.0
+"""A KV cache of at most this many bits a value is read by the kernels for 8-bit caches."""
 SCORE_PASSES = 4.0
 """Eager attention writes scores, reads them for softmax, writes probabilities and reads them for the weighted sum."""
 
@@ -82,8 +87,8 @@ def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Le
     launches = p.launches[:, None] * np.where(working, repeats, 0.0)
     zero = np.zeros((1, 1))
     return Ledger(
-        names=p.names, roles=p.roles, op_class=np.full(len(p.names), GEMM), pattern=np.full(len(p.names), NONE),
-        math=r.math, repeat=p.repeat[:, None], flops=p.flop_per_token[:, None] * grown * share * used,
+        names=p.names, roles=p.roles, op_class=np.where(p.copies > 1, EXPERT, GEMM), pattern=np.full(len(p.names), NONE),
+        math=r.math, form=r.form, repeat=p.repeat[:, None], flops=p.flop_per_token[:, None] * grown * share * used,
         weight_bytes=np.where(working, weights * repeats, 0.0), kv_bytes=zero,
         activation_bytes=used * values * r.activation_bytes, network_bytes=zero, group=zero + 1.0, launches=launches,
     )  # fmt: skip
@@ -125,7 +130,7 @@ def attention_decode_rows(table: OpTable, r: Request, context: Array, encoder: A
     return _attention_ledger(
         s, r, flops=flops * r.kv_scale, kv=(read_bytes + written) * kv_share(s, r.tp) * r.kv_scale,
         passed=passed * r.width_scale, launches=np.where(mains, 1.0, 0.0), queries=queries * heads,
-        pairs=queries * heads * entries,
+        pairs=queries * heads * entries, op_class=ATTENTION,
     )  # fmt: skip
 
 
@@ -160,20 +165,21 @@ def attention_prefill_rows(table: OpTable, r: Request, tokens: Array, past: Arra
     passed = requests * (new * heads * widths * r.activation_bytes * r.width_scale + scores)
     return _attention_ledger(
         s, r, flops=flops * r.width_scale, kv=np.where(new > 0, kv, 0.0) * r.kv_scale, passed=passed,
-        launches=np.where(new > 0, passes, 0.0), queries=requests * new * heads, pairs=requests * pairs * heads,
+        launches=np.where(new > 0, passes, 0.0), queries=requests * new * heads, pairs=requests * pairs * heads, op_class=CONTEXT,
     )  # fmt: skip
 
 
 def _attention_ledger(
-    s: Scores, r: Request, *, flops: Array, kv: Array, passed: Array, launches: Array, queries: Array, pairs: Array
+    s: Scores, r: Request, *, flops: Array, kv: Array, passed: Array, launches: Array, queries: Array, pairs: Array, op_class: int
 ) -> Ledger:
     zero = np.zeros((1, 1))
     count = len(s.names)
     return Ledger(
-        names=s.names, roles=("attention-scores",) * count, op_class=np.full(count, ATTENTION),
+        names=s.names, roles=("attention-scores",) * count, op_class=np.full(count, op_class),
         pattern=np.full(count, NONE), math=np.full((count, 1), MATH.index("bf16")), repeat=s.repeat[:, None], flops=flops,
         weight_bytes=zero, kv_bytes=kv, activation_bytes=passed, network_bytes=zero, group=zero + 1.0,
         launches=launches + np.zeros_like(r.tp), queries=queries, pairs=pairs,
+        form=np.broadcast_to(np.where(r.kv_bits <= HALF_WIDTH_BITS, FORMS.index("fp8"), 0)[None, :], (count, len(r.kv_bits))),
     )  # fmt: skip
 
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-GEMM, ATTENTION, ELEMENTWISE, COLLECTIVE = range(4)
-"""Operator classes: efficiencies and floors differ by these."""
-CLASS_NAMES = ("gemm", "attention", "elementwise", "collective")
+GEMM, ATTENTION, ELEMENTWISE, COLLECTIVE, EXPERT, CONTEXT = range(6)
+"""Operator classes: efficiencies and floors differ by these. EXPERT: grouped products of routed experts. ATTENTION reads a
+cache for one new token a sequence, CONTEXT works through many new tokens."""
+CLASS_NAMES = ("gemm", "attention-decode", "elementwise", "collective", "expert", "attention-prefill")
 
 NONE, ALL_REDUCE, ALL_TO_ALL, SEND, HOST, SCALE_OUT = range(6)
 """What a collective row does: sum over a group, exchange within a group, pass on, cross the host link, cross the network."""
@@ -37,6 +38,7 @@ class Ledger:
         weight_bytes, kv_bytes, activation_bytes: bytes to and from device memory [B].
         network_bytes: payload of a collective on one device [B]; ``group`` the devices that take part.
         launches: kernels started.
+        form: index into ``facts.formats.FORMS``: how the weights of a product are stored (rows, requests).
         queries, pairs: attention rows: query heads × query tokens, and query-key pairs summed over query heads.
     """
 
@@ -55,6 +57,7 @@ class Ledger:
     launches: Array
     queries: Array = field(default_factory=lambda: np.zeros((1, 1)))
     pairs: Array = field(default_factory=lambda: np.zeros((1, 1)))
+    form: NDArray[np.int64] = field(default_factory=lambda: np.zeros((1, 1), dtype=np.int64))
 
     def total(self, name: str) -> Array:
         """Return a quantity summed over rows and repeats: (requests,)."""
@@ -91,4 +94,5 @@ def stack(parts: list[Ledger]) -> Ledger:
         launches=joined("launches"),
         queries=joined("queries"),
         pairs=joined("pairs"),
+        form=np.asarray(joined("form"), dtype=np.int64),
     )

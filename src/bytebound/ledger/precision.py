@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.facts.formats import bits_of, find_format, main_format
+from bytebound.facts.formats import FORMS, bits_of, find_format, main_format
 from bytebound.ledger.ledger import MATH
 from bytebound.ledger.table import MAIN, SEQUENCE, matrix_bits
 
@@ -113,6 +113,14 @@ def math_codes(products: Products, weights: Text, activations: str) -> NDArray[n
             codes.append(MATH.index(chosen))
         columns.append(codes)
     return np.array(columns, dtype=np.int64).T[:, index.reshape(-1)]
+
+
+def form_codes(products: Products, weights: Text) -> NDArray[np.int64]:
+    """Return the index into ``facts.formats.FORMS`` of every product, (rows, 1) or (rows, requests)."""
+    names = np.atleast_1d(np.asarray(weights, dtype=str))
+    kinds, index = np.unique(names, return_inverse=True)
+    columns = [[FORMS.index(find_format(f).form) for f in row_formats(products, str(kind))] for kind in kinds]
+    return np.array(columns, dtype=np.int64).reshape(len(kinds), -1).T[:, index.reshape(-1)]
 
 
 def cache_bits(kv: Text, dtype: str) -> Array:

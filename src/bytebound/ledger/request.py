@@ -9,7 +9,7 @@ import numpy as np
 
 from bytebound.facts.formats import bits_of
 from bytebound.ledger import table as t
-from bytebound.ledger.precision import cache_bits, math_codes, table_bits, weight_bits
+from bytebound.ledger.precision import cache_bits, form_codes, math_codes, table_bits, weight_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class Request:
     weight_bits: Array
     table_bits: Array
     math: NDArray[np.int64]
+    form: NDArray[np.int64]
     activation_bytes: float
     eager: bool
     disaggregated: Array
@@ -89,7 +90,7 @@ def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float, pro
         prefix_hit=flat(work.prefix_hit), offload_hit=flat(work.offload_hit), draft=flat(work.draft_tokens),
         images=flat(work.images), scale=flat(work.model_scale), kv_bits=cache_bits(names(work.kv), dtype),
         weight_bits=weight_bits(table.products, weights), table_bits=table_bits(table.streams, weights),
-        math=math_codes(table.products, weights, work.activations),
+        math=math_codes(table.products, weights, work.activations), form=form_codes(table.products, weights),
         activation_bytes=float(bits_of(work.activations)) / 8, eager=work.attention == "eager",
         disaggregated=flat(work.disaggregated), profiled=profiled,
     )  # fmt: skip

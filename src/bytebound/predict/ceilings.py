@@ -11,10 +11,14 @@ from bytebound.documents.values import Provenance
 from bytebound.errors import RequestError
 from bytebound.facts.efficiency import efficiency
 from bytebound.ledger.ledger import MATH
+from bytebound.predict.attained import attained
 from bytebound.predict.roofline import Ceilings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bytebound.documents.device import Device, Machine
+    from bytebound.facts.calibration import Key, Offset
 
 FALLBACKS = {
     "fp32": ("fp32", "tf32", "bf16", "fp16"),
@@ -46,18 +50,14 @@ class Evidence:
     provenance: tuple[Provenance, ...]
 
 
-def ceilings_of(machine: Machine) -> Ceilings:
-    """Return the ceilings of one device of ``machine``.
+def ceilings_of(machine: Machine, engine: str, fitted: Mapping[Key, Offset] | None = None) -> Ceilings:
+    """Return the ceilings of one device of ``machine`` as ``engine`` attains them (``fitted`` None: the shipped corrections).
 
     Without a scale-up link devices talk over the host link; without a stated host link (unified memory) host transfers run
     at memory speed; without a stated network they run at 10 Gb/s, and the estimate says so.
     """
     device, per_node, nodes = machine.device, machine.per_node, machine.nodes
-    found = efficiency(device.family, device.kind)
-
-    def share(operator: str, quantity: str) -> float:
-        return found.of(operator, quantity).value
-
+    found = attained(device.family, device.kind, engine, fitted)
     host = device.host_bytes_per_s.value if device.host_bytes_per_s else None
     scaleup = device.scaleup_bytes_per_s.value if device.scaleup_bytes_per_s else None
     scaleout = device.scaleout_bytes_per_s.value if device.scaleout_bytes_per_s else ETHERNET_BYTES_PER_S
@@ -68,35 +68,14 @@ def ceilings_of(machine: Machine) -> Ceilings:
         memory_bytes=np.asarray(device.memory_bytes.value),
         memory_bytes_per_s=np.asarray(device.memory_bytes_per_s.value),
         flop_per_s=np.array([_rate(device, dtype) for dtype in MATH]),
-        compute_share=np.array(
-            [
-                share("gemm", "compute_share"),
-                share("attention-prefill", "compute_share"),
-                share("gemm", "compute_share"),
-                1.0,
-            ]
-        ),
-        memory_share=np.array(
-            [
-                share("gemm", "bandwidth_share"),
-                share("attention-decode", "bandwidth_share"),
-                share("elementwise", "bandwidth_share"),
-                1.0,
-            ]
-        ),
-        floor_s=np.array(
-            [
-                share("gemm", "floor_s"),
-                share("attention-decode", "floor_s"),
-                share("elementwise", "floor_s"),
-                share("collective", "floor_s"),
-            ]
-        ),
+        compute_share=found.compute_share,
+        memory_share=found.memory_share,
+        floor_s=found.floor_s,
         scaleup_bytes_per_s=np.asarray(inside),
         scaleout_bytes_per_s=np.asarray(scaleout),
         host_bytes_per_s=np.asarray(host if host is not None else device.memory_bytes_per_s.value),
         domain=np.asarray(float(domain)),
-        link_share=np.asarray(share("collective", "link_share")),
+        link_share=np.asarray(found.link_share),
         scaleout_floor_s=np.asarray(CROSS_NODE_LATENCY_S),
     )
 

@@ -15,13 +15,16 @@ from bytebound.documents.work import COUNT_LIMIT, TOKEN_LIMIT
 from bytebound.errors import QuantityError
 from bytebound.facts.engines import Engine, find_engine
 from bytebound.facts.machines import find_machine
+from bytebound.facts.reserves import find_reserve, held_back_bytes
 from bytebound.ledger.request import lay_out
 from bytebound.ledger.residence import kv_bytes_per_token
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
 from bytebound.predict.answers import answer, run
+from bytebound.predict.attained import attained
 from bytebound.predict.calibrated import calibrated
 from bytebound.predict.ceilings import Evidence, ceilings_of, evidence_of
+from bytebound.predict.corrected import corrected, corrected_rows, correcting, shifts_of, spreads
 from bytebound.predict.energy import energy_j
 from bytebound.predict.prediction import CAPACITY, Overheads
 from bytebound.predict.roofline import TIME_RESOURCES, row_bounds
@@ -29,11 +32,16 @@ from bytebound.predict.scaled import scaled
 from bytebound.units import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from bytebound.documents.calibration import Calibration
+    from bytebound.documents.device import Device
+    from bytebound.documents.correction import Correction as LocalCorrection
     from bytebound.documents.values import Number
     from bytebound.documents.work import Serve
+    from bytebound.facts.calibration import Key, Offset
     from bytebound.ledger.table import OpTable
     from bytebound.predict.prediction import Prediction
     from bytebound.predict.roofline import Ceilings
@@ -57,38 +65,63 @@ class Setting:
     evidence: Evidence
     grade: str = "scaled"
     asked: str = ""
+    correction: LocalCorrection | None = None
+    version: str = ""
+
+    @property
+    def profiled(self) -> int:
+        """Sequences the engine's start-up pass assumes on this device (0: it has none)."""
+        return find_reserve(self.engine.name, self.version).profiled_on(self.machine.device)
 
     @property
     def chunk(self) -> float:
         """Most prompt tokens per step by the engine's default; vLLM takes fewer on small cards."""
-        small = self.machine.device.memory_bytes.value < SMALL_CARD_BYTES and self.engine.name == "vllm"
-        return float(SMALL_CARD_CHUNK if small else self.engine.max_batched_tokens)
+        return _chunk(self.engine, self.machine.device)
 
     def answer(self, work: Serve, ceilings: Ceilings | None = None) -> dict[str, Array]:
-        """Return every number for ``work`` as arrays (requests,)."""
-        return answer(
+        """Return every number for ``work`` as arrays (requests,), corrected where a run of this deployment is known."""
+        named = answer(
             self.table, work, ceilings or self.ceilings, self.overheads, dtype=self.architecture.dtype,
             engine_chunk=self.chunk,
-            profiled=self.engine.profiled_sequences,
+            profiled=self.profiled,
         )  # fmt: skip
+        return named if self.correction is None else corrected(named, shifts_of(self.correction), work)
 
     def run(self, work: Serve) -> Prediction:
         """Return the full prediction with its ledgers."""
         return run(
             self.table, work, self.ceilings, self.overheads, dtype=self.architecture.dtype,
             engine_chunk=self.chunk,
-            profiled=self.engine.profiled_sequences,
+            profiled=self.profiled,
         )  # fmt: skip
 
 
-def settle(model: str | Architecture, machine: str | Machine, engine: str) -> Setting:
-    """Resolve names. Raises UnknownNameError or DocumentError where one is not understood."""
+def _chunk(engine: Engine, device: Device) -> float:
+    small = device.memory_bytes.value < SMALL_CARD_BYTES and engine.name == "vllm"
+    return float(SMALL_CARD_CHUNK if small else engine.max_batched_tokens)
+
+
+def settle(
+    model: str | Architecture, machine: str | Machine, engine: str, fitted: Mapping[Key, Offset] | None = None, version: str = ""
+) -> Setting:
+    """Resolve names; ``fitted`` corrections take the place of the shipped ones, ``version`` is the engine's (empty: the latest).
+
+    Raises:
+        UnknownNameError, DocumentError: one of the names is not understood.
+    """
     architecture = model if isinstance(model, Architecture) else read_model(model)
     found = machine if isinstance(machine, Machine) else find_machine(machine)
     chosen = find_engine(engine)
+    device = found.device
+    host = attained(device.family, device.kind, chosen.name, fitted)
+    kept = find_reserve(chosen.name, version)
     overheads = Overheads(
-        host_s_per_step=chosen.host_s_per_step, host_s_per_request=chosen.host_s_per_request,
-        reserve_bytes=chosen.reserve_bytes, memory_share=chosen.memory_share, block_tokens=chosen.block_tokens,
+        host_s_per_step=host.host_s_per_step, host_s_per_request=host.host_s_per_request,
+        host_s_per_sequence=host.host_s_per_sequence, launch_s_decode=host.launch_s_decode,
+        launch_s_prefill=host.launch_s_prefill,
+        reserve_bytes=kept.context.value, memory_share=chosen.memory_share, block_tokens=chosen.block_tokens,
+        basis=kept.basis, held_back_bytes=held_back_bytes(device), peers_bytes=kept.peers_bytes, logit_bytes=kept.logit_bytes,
+        every_logit=kept.every_logit, default_chunk=_chunk(chosen, device), pass_tokens=float(kept.chunk_on(device)),
     )  # fmt: skip
     return Setting(
         architecture,
@@ -96,8 +129,9 @@ def settle(model: str | Architecture, machine: str | Machine, engine: str) -> Se
         compile_table(architecture),
         chosen,
         overheads,
-        ceilings_of(found),
+        ceilings_of(found, chosen.name, fitted),
         evidence_of(found.device),
+        version=version,
     )
 
 
@@ -126,8 +160,9 @@ def check_degrees(setting: Setting, work: Serve) -> None:
 
 
 def estimate(
-    model: str | Architecture, machine: str | Machine, work: Serve, *, calibration: Calibration | None = None
-) -> Estimate:
+    model: str | Architecture, machine: str | Machine, work: Serve, *, calibration: Calibration | None = None,
+    correction: LocalCorrection | None = None,
+) -> Estimate:  # fmt: skip
     """Return what ``model`` does on ``machine`` under ``work``.
 
     Args:
@@ -135,9 +170,11 @@ def estimate(
         machine: ``"4x h100-sxm"``, a machine file, or a Machine.
         work: the request; any quantity may be an array, and the answer has its broadcast shape.
         calibration: the engine's costs as probed on that machine; None: efficiencies from elsewhere.
+        correction: what a run of this very deployment showed (``bytebound calibrate --from``); None: nothing.
 
     Raises:
         UnknownNameError, DocumentError, QuantityError: the request could not be understood.
+        RequestError: the calibration or correction was made on something else.
     """
     setting = settle(model, machine, work.engine)
     if isinstance(model, str):
@@ -146,6 +183,8 @@ def estimate(
         setting = calibrated(setting, calibration, work.weights)
     elif isinstance(work.weights, str):
         setting = scaled(setting, work.weights, work.attention)
+    if correction is not None:
+        setting = correcting(setting, correction, work)
     return estimate_on(setting, work)
 
 
@@ -164,21 +203,21 @@ def estimate_on(setting: Setting, work: Serve) -> Estimate:
     energy = energy_j(setting.machine.device, named, np.broadcast_to(devices, shape).ravel())
     price = setting.machine.usd_per_device_hour
     rate = out("tokens_per_s")
-    spread, first = setting.evidence.tpot_spread, setting.evidence.ttft_spread
+    wide = {name: _shaped(value, shape) for name, value in spreads(setting, named, work).items()}
     floor = out("decode.floor_s")
-    tokens = _interval(rate, spread, None)
+    tokens = _interval(rate, wide["tokens_per_s"], None)
     prediction = setting.run(work) if not shape else None
     return Estimate(
         model=_model_facts(setting, work),
         machine=MachineFacts(setting.machine.name, setting.machine.devices, _scalar(devices, shape)),
         work=understood(setting, work),
-        ttft_s=_interval(out("ttft_s"), first, out("prefill.floor_s")),
-        tpot_s=_interval(out("tpot_s"), spread, floor if setting.table.kind == "decoder" and not np.any(work.draft_tokens) else None),
+        ttft_s=_interval(out("ttft_s"), wide["ttft_s"], out("prefill.floor_s")),
+        tpot_s=_interval(out("tpot_s"), wide["tpot_s"], floor if setting.table.kind == "decoder" and not np.any(work.draft_tokens) else None),
         tokens_per_s=tokens,
-        request_s=_interval(out("request_s"), spread, None),
+        request_s=_interval(out("request_s"), wide["request_s"], None),
         memory=_memory(out, named, shape),
-        decode=_phase("decode", named, shape, prediction, setting.ceilings),
-        prefill=_phase("prefill", named, shape, prediction, setting.ceilings),
+        decode=_laid(setting, work, "decode", _phase("decode", named, shape, prediction, setting.ceilings), prediction),
+        prefill=_laid(setting, work, "prefill", _phase("prefill", named, shape, prediction, setting.ceilings), prediction),
         verdict=_verdict(named["verdict"], shape),
         elasticity=_elasticity(out),
         next_wall=next_wall(setting, work, float(named["verdict"][0])) if not shape else None,
@@ -206,7 +245,7 @@ def _shaped(value: Array, shape: tuple[int, ...]) -> Number:
     return value.reshape(shape) if shape else float(value[0])
 
 
-def _interval(value: Number, spread: float, floor: Number | None) -> Interval:
+def _interval(value: Number, spread: Number, floor: Number | None) -> Interval:
     low = value / spread
     if floor is not None:
         low = np.minimum(np.maximum(low, floor), value)
@@ -278,6 +317,14 @@ def _phase(
         shares={name: out(f"share.{index}") for index, name in enumerate(TIME_RESOURCES)}, floor_s=out("floor_s"),
         operators=operators,
     )  # fmt: skip
+
+
+def _laid(setting: Setting, work: Serve, name: str, phase: Phase, prediction: Prediction | None) -> Phase:
+    """Return a phase whose operators follow the correction, where there is one."""
+    if setting.correction is None or prediction is None:
+        return phase
+    before = prediction.decode if name == "decode" else prediction.prefill
+    return corrected_rows(phase, name, setting.correction, work, before_s=float(before.total[0]))
 
 
 def operator_times(prediction: Prediction, phase: str, ceilings: Ceilings) -> tuple[OperatorTime, ...]:

@@ -37,13 +37,36 @@ MOST_BUSY = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Overheads:
-    """What an engine adds: host time per step and per request [s], reserved memory [B], usable share, page size [tokens]."""
+    """What an engine adds: host times [s], reserved memory [B], usable share, page size [tokens].
+
+    Host times are per step, per sequence of a step and per request. Of memory (``facts.reserves``): what the share is of, what the driver keeps, more reserve where a model is dealt to
+    several devices, bytes per sampled logit, and the tokens of a start-up pass where a request states no chunk of its own.
+    """
 
     host_s_per_step: float
     host_s_per_request: float
     reserve_bytes: float
     memory_share: float
     block_tokens: float
+    host_s_per_sequence: float = 0.0
+    launch_s_decode: float = 0.0
+    launch_s_prefill: float = 0.0
+    basis: str = "total"
+    held_back_bytes: float = 0.0
+    peers_bytes: float = 0.0
+    logit_bytes: float = 4.0
+    every_logit: bool = False
+    default_chunk: float = 0.0
+    pass_tokens: float = 0.0
+
+    def step_s(self, sequences: Array) -> Array:
+        """Return the host's part of a step of so many sequences [s]."""
+        return self.host_s_per_step + self.host_s_per_sequence * sequences
+
+
+def prefilled_together(r: Request) -> Array:
+    """Return how many prompts a busy engine takes into one prefill pass, (requests,)."""
+    return np.asarray(np.minimum(np.maximum(np.floor(PREFILL_TOGETHER_TOKENS / r.prompt), 1.0), r.batch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +122,13 @@ def reside(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads) ->
     per_sequence = residence.kv_bytes_per_sequence(table, r, paged)
     decoder = table.kind == "decoder"
     weights = residence.resident_weight_bytes(table, r)
-    activations = residence.activation_peak_bytes(table, r)
-    usable = ceilings.memory_bytes * engine.memory_share
-    reserve = engine.reserve_bytes + np.zeros_like(weights + usable)
+    asked = np.where(r.chunk == engine.default_chunk, engine.pass_tokens, r.chunk)
+    activations = residence.activation_peak_bytes(table, r, pass_tokens=asked, logit_bytes=engine.logit_bytes,
+                                                  every_logit=engine.every_logit)  # fmt: skip
+    visible = np.maximum(ceilings.memory_bytes - engine.held_back_bytes, 0.0)
+    reserve = engine.reserve_bytes + np.where(r.tp * r.pp > 1, engine.peers_bytes, 0.0) + np.zeros_like(weights + visible)
+    usable = residence.usable_bytes(engine.basis, engine.memory_share, visible=visible, weights=weights,
+                                    activations=activations, reserve=reserve)  # fmt: skip
     kv = (r.batch * per_sequence if decoder else np.zeros_like(per_sequence)) + np.zeros_like(weights)
     per_token = residence.kv_bytes_per_token(table, r)
     room = np.maximum(usable - weights - activations - reserve, 0.0)
@@ -125,23 +152,22 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
     encoder_only = table.kind == "encoder"
     alone = r.batch if encoder_only else one
     prefill_ledger = inference.prefill_ledger(table, r, alone)
-    prefill = lay_on(prefill_ledger, ceilings, host_s=engine.host_s_per_step, costs=ceilings.prefill)
+    prefill = lay_on(prefill_ledger, ceilings, host_s=engine.step_s(alone), launch_s=engine.launch_s_prefill,
+                     costs=ceilings.prefill)  # fmt: skip
     decode_ledger = prefill_ledger if encoder_only else inference.decode_ledger(table, r)
     decode = (
         prefill
         if encoder_only
-        else lay_on(decode_ledger, ceilings, host_s=engine.host_s_per_step, costs=ceilings.decode)
+        else lay_on(
+            decode_ledger, ceilings, host_s=engine.step_s(r.batch), launch_s=engine.launch_s_decode, costs=ceilings.decode
+        )
     )
     ttft = prefill.total + engine.host_s_per_request
-    together = np.maximum(np.floor(PREFILL_TOGETHER_TOKENS / r.prompt), 1.0)
-    together = np.minimum(together, r.batch) if not encoder_only else one
+    together = prefilled_together(r) if not encoder_only else one
     if bool(np.any(together > 1)):
-        many = lay_on(
-            inference.prefill_ledger(table, r, together),
-            ceilings,
-            host_s=engine.host_s_per_step,
-            costs=ceilings.prefill,
-        )
+        ledger = inference.prefill_ledger(table, r, together)
+        many = lay_on(ledger, ceilings, host_s=engine.step_s(together), launch_s=engine.launch_s_prefill,
+                      costs=ceilings.prefill)  # fmt: skip
         prefill_request = many.total / together / r.pp
     else:
         prefill_request = prefill.total / r.pp

@@ -9,7 +9,7 @@ import numpy as np
 
 from bytebound.documents.values import Provenance
 from bytebound.facts.engine_shares import engine_share
-from bytebound.ledger.ledger import ATTENTION, GEMM
+from bytebound.ledger.ledger import ATTENTION, CONTEXT, EXPERT, GEMM
 from bytebound.ledger.precision import streamed
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def scaled(setting: Setting, weights: str, attention: str) -> Setting:
     if len(known) < len(mix):  # a mix with an unknown part is not known
         known = {}
     if known:
-        share[GEMM] = sum(mix.values()) / sum(size / known[name].value for name, size in mix.items())
+        share[[GEMM, EXPERT]] = sum(mix.values()) / sum(size / known[name].value for name, size in mix.items())
     if attending is not None:
-        share[ATTENTION] = attending.value
+        share[[ATTENTION, CONTEXT]] = attending.value
     parts = {**{f"{name} products": each for name, each in known.items()}, "attention": attending}
     return replace(
         setting,

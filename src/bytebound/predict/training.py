@@ -67,7 +67,7 @@ def train_time(setting: Setting, work: Train) -> TrainingTime:
     c = setting.ceilings
     ledger = train_ledger(setting.table, float(setting.architecture.parameters), work)
     peak = c.flop_per_s[MATH.index("fp32" if work.precision == "fp32" else "bf16")]
-    share = c.compute_share[GEMM] * STEP_SHARE
+    share = c.compute_share[GEMM, 0] * STEP_SHARE
     has_fp8 = work.precision == "fp8-mixed" and "fp8" in setting.machine.device.flop_per_s
     shortened = (1 - ledger.attention_share) * (1 - 1 / FP8_PRODUCT_GAIN) if has_fp8 else 0.0
     compute = (ledger.flops + ledger.recomputed_flops) / (peak * share) * (1 - shortened)

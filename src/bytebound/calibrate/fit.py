@@ -1,0 +1,339 @@
+"""Fit offsets of shares, floors and host times to measured rows: penalised least squares on log time.
+
+Every offset has a prior: a published share or floor, with a width that says how far a pool of families, one family, an
+engine or a weight form may reasonably be from it. Families and engines with few rows stay near their pool (partial pooling);
+none ever gets a factor of its own per row or per model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.calibrate.cases import groups
+from bytebound.errors import UnfinishedError
+from bytebound.facts.calibration import Offset
+from bytebound.facts.formats import FORMS
+from bytebound.ledger.ledger import CLASS_NAMES
+from bytebound.predict.attained import CLEAR, HOST_QUANTITIES, attained, host_prior, published, terms
+from bytebound.predict.roofline import SUMMED, _network, between, rates, started_kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from bytebound.calibrate.cases import Group
+    from bytebound.documents.truth import Truth
+    from bytebound.facts.calibration import Key
+    from bytebound.ledger.ledger import Ledger
+
+    Array = NDArray[Any]
+
+PHASES = ("decode", "alone", "together")
+PRIOR_SD = {"pool": 0.5, "family": 0.35, "engine": 0.3, "form": 0.5, "kernels": 0.35, "floor_s": 0.5, "host": 1.0}
+"""Widths of the priors, in log-odds of a share or logarithm of a time (assumed): ``kernels`` is a weight form on one kind of
+hardware, ``host`` an engine's host times."""
+NOISE = 0.12
+"""Log error of a good prediction; residuals beyond it count linearly (Huber), not squared."""
+ROWS_PER_GROUP = 50
+"""Most weight one (source, device, model) may have, in rows. Source: the protocol of the corpus."""
+STEPS, SETTLED = 25, 1e-3
+MOST_OFFSET = 5.0
+"""An offset beyond this is no correction: a share moved by a factor of 150 in odds, a time by as much."""
+PENALTY_S = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Measured rows laid flat: one entry per ledger row and case, with the parameters that scale it.
+
+    ``compute_s``, ``memory_s`` (entries,) are seconds at the datasheet's ceilings; ``launches`` counts kernels; ``latency``
+    operations and ``traffic_s`` seconds of collectives. ``*_at`` (entries, k) index ``keys``; −1 is no parameter.
+    """
+
+    keys: tuple[Key, ...]
+    prior_sd: Array
+    case: NDArray[np.int64]
+    phase: NDArray[np.int64]
+    summed: NDArray[np.bool_]
+    repeat: Array
+    compute_s: Array
+    memory_s: Array
+    launches: Array
+    traffic_s: Array
+    compute_odds: Array
+    memory_odds: Array
+    link_odds: Array
+    floor_s: Array
+    compute_at: NDArray[np.int64]
+    memory_at: NDArray[np.int64]
+    floor_at: NDArray[np.int64]
+    link_at: NDArray[np.int64]
+    host_prior: Array
+    host_at: NDArray[np.int64]
+    mix: Array
+    sequences: Array
+    started: Array
+    together: Array
+    divide: Array
+    per_step: Array
+    amount: Array
+    is_rate: NDArray[np.bool_]
+    floor_total: Array
+    measured: Array
+    weight: Array
+    rows: NDArray[np.int64]
+
+
+def design(rows: Sequence[Truth]) -> Design:
+    """Return the flat design of the rows that can be predicted and fit in memory."""
+    index: dict[Key, int] = {}
+    parts: list[dict[str, Array]] = []
+    cases: list[dict[str, Array]] = []
+    start = 0
+    for group in groups(rows):
+        if not bool(group.fits.any()):
+            continue
+        flat, per_case = _flatten(group, index, start)
+        parts.append(flat)
+        cases.append(per_case)
+        start += len(group.rows)
+    entry = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    case = {name: np.concatenate([c[name] for c in cases]) for name in cases[0]}
+    measured = np.array([rows[i].value for i in case["rows"]])
+    keys = tuple(index)
+    return Design(
+        keys=keys, prior_sd=np.array([_prior_sd(key) for key in keys]), measured=measured,
+        weight=_weights([rows[i] for i in case["rows"]], case.pop("fits") > 0),
+        is_rate=case.pop("is_rate") > 0, rows=case.pop("rows").astype(np.int64),
+        case=entry.pop("case").astype(np.int64), phase=entry.pop("phase").astype(np.int64),
+        summed=entry.pop("summed") > 0,
+        **{name: entry.pop(name).astype(np.int64) for name in ("compute_at", "memory_at", "floor_at", "link_at")},
+        host_at=case.pop("host_at").astype(np.int64), floor_total=np.zeros(len(measured)), **entry, **case,
+    )  # fmt: skip
+
+
+def _prior_sd(key: Key) -> float:
+    scope, _, quantity = key
+    if quantity.startswith(("host_", "launch_")):
+        return PRIOR_SD["host"]
+    if quantity == "floor_s":
+        return PRIOR_SD["floor_s"]
+    if scope.startswith("form:"):
+        return PRIOR_SD["kernels" if scope.count(":") == 2 else "form"]
+    return PRIOR_SD["pool" if scope.startswith("pool:") else "engine" if scope.startswith("engine:") else "family"]
+
+
+def _weights(rows: list[Truth], fits: NDArray[np.bool_]) -> Array:
+    """Return a weight per row: rows of one (source, device, model, metric) share at most ``ROWS_PER_GROUP``."""
+    keys = [(r.source, r.device, r.model, r.metric) for r in rows]
+    count: dict[tuple[str, ...], int] = {}
+    for key in keys:
+        count[key] = count.get(key, 0) + 1
+    trust = {"A": 1.0, "B": 0.7, "C": 0.4}
+    return (
+        np.array([min(1.0, ROWS_PER_GROUP / count[k]) * trust[r.trust] for k, r in zip(keys, rows, strict=True)]) * fits
+    )
+
+
+def _flatten(group: Group, index: dict[Key, int], start: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    setting, count = group.setting, len(group.rows)
+    device, ceilings = setting.machine.device, setting.ceilings
+    family, kind, engine = device.family, device.kind, setting.engine.name
+
+    def at(key: Key) -> int:
+        return index.setdefault(key, len(index))
+
+    def columns(keys: Sequence[Key], width: int) -> list[int]:
+        return [*(at(k) for k in keys), *([-1] * (width - len(keys)))]
+
+    share_at: dict[tuple[str, int, int], list[int]] = {}
+    floor_at = {c: columns(terms(family, kind, engine, name, "floor_s"), 3) for c, name in enumerate(CLASS_NAMES)}
+
+    def shares(quantity: str, op_class: int, form: int) -> list[int]:
+        key = (quantity, op_class, form)
+        if key not in share_at:
+            name = CLASS_NAMES[op_class]
+            known = published(family, kind, name, quantity) < 1
+            share_at[key] = columns(terms(family, kind, engine, name, quantity, FORMS[form]) if known else (), 5)
+        return share_at[key]
+
+    entries: dict[str, list[Array]] = {}
+    for phase, ledger in enumerate((group.decode, group.alone, group.together)):
+        for name, values in _entries(ledger, ceilings, count).items():
+            entries.setdefault(name, []).append(values)
+        entries.setdefault("phase", []).append(np.full(len(entries["case"][-1]), phase))
+    flat = {name: np.concatenate(values) for name, values in entries.items()}
+    kinds, inverse = np.unique(np.stack([flat["op_class"], flat["form"]]), axis=1, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    pairs = [(int(c), int(f)) for c, f in kinds.T]
+    for target, quantity in (("compute", "compute_share"), ("memory", "bandwidth_share")):
+        flat[f"{target}_at"] = np.array([shares(quantity, c, f) for c, f in pairs])[inverse]
+        flat[f"{target}_odds"] = np.array([_odds(published(family, kind, CLASS_NAMES[c], quantity)) for c, _ in pairs])[
+            inverse
+        ]
+    flat["floor_at"] = np.array([floor_at[c] for c, _ in pairs])[inverse]
+    flat["floor_s"] = np.array([published(family, kind, CLASS_NAMES[c], "floor_s") for c, _ in pairs])[inverse]
+    flat["link_at"] = np.tile(columns(terms(family, kind, engine, "collective", "link_share"), 3), (len(inverse), 1))
+    flat["link_odds"] = np.full(len(inverse), _odds(published(family, kind, "collective", "link_share")))
+    flat["summed"] = SUMMED[flat["op_class"].astype(int)].astype(float)
+    flat["case"] = flat["case"] + start
+    keep = (flat["compute_s"] > 0) | (flat["memory_s"] > 0) | (flat["launches"] > 0) | (flat["traffic_s"] > 0)
+    flat = {name: values[keep] for name, values in flat.items() if name not in {"op_class", "form"}}
+    per_case = {
+        "rows": group.rows, "host_at": np.tile([at((f"engine:{engine}", "step", q)) for q in HOST_QUANTITIES], (count, 1)),
+        "host_prior": np.tile([host_prior(engine, q) for q in HOST_QUANTITIES], (count, 1)),
+        "mix": np.stack([np.broadcast_to(x, (count,)) for x in (group.mix.decode, group.mix.alone, group.mix.together, group.mix.host)], axis=1),
+        "started": np.stack([np.broadcast_to(started_kernels(x), (count,)) for x in (group.decode, group.alone, group.together)], axis=1),
+        "sequences": np.broadcast_to(group.batch, (count,)), "together": np.broadcast_to(group.together_count, (count,)),
+        "divide": np.broadcast_to(group.pp, (count,)), "per_step": np.broadcast_to(group.per_step, (count,)),
+        "amount": np.broadcast_to(group.amount, (count,)), "is_rate": group.is_rate.astype(float), "fits": group.fits.astype(float),
+    }  # fmt: skip
+    return flat, per_case
+
+
+def _odds(share: float) -> float:
+    clipped = float(np.clip(share, CLEAR, 1 - CLEAR))
+    return float(np.log(clipped / (1 - clipped))) if share < 1 else np.inf
+
+
+def _entries(ledger: Ledger, ceilings: Any, count: int) -> dict[str, Array]:
+    shape = (len(ledger.names), count)
+
+    def flat(values: Array) -> Array:
+        return np.broadcast_to(values, shape).reshape(-1)
+
+    moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
+    net = np.flatnonzero(ledger.pattern > 0)
+    latency, traffic = np.zeros(shape), np.zeros(shape)
+    if len(net):
+        bare = ceilings.bare()
+        up, out, host = _network(ledger, bare, net)
+        traffic[net] = up + out + host
+        latency[net] = np.where(up > 0, ledger.launches[net], 0.0)
+    is_net = (ledger.pattern > 0)[:, None]
+    return {
+        "case": flat(np.arange(count)[None, :]),
+        "op_class": flat(ledger.op_class[:, None].astype(float)),
+        "form": flat(ledger.form.astype(float)),
+        "repeat": flat(ledger.repeat),
+        "compute_s": flat(ledger.flops / rates(ledger, ceilings)),
+        "memory_s": flat(moved / ceilings.memory_bytes_per_s),
+        "launches": flat(np.where(is_net, latency, ledger.launches)),
+        "traffic_s": traffic.reshape(-1),
+    }
+
+
+def seconds(d: Design, offsets: Array) -> tuple[Array, Array]:
+    """Return (times of the phases (cases, 3), predicted metric (cases,)) under ``offsets`` (keys,)."""
+    padded = np.append(offsets, 0.0)
+
+    def share(odds: Array, at: NDArray[np.int64]) -> Array:
+        return np.asarray(np.clip(1 / (1 + np.exp(-(odds + padded[at].sum(axis=1)))), CLEAR, 1.0))
+
+    compute = d.compute_s / share(d.compute_odds, d.compute_at)
+    memory = d.memory_s / share(d.memory_odds, d.memory_at)
+    body = np.where(d.summed, compute + memory, np.hypot(compute, memory))
+    floor = d.launches * d.floor_s * np.exp(padded[d.floor_at].sum(axis=1))
+    link = d.traffic_s / share(d.link_odds, d.link_at)
+    row = (body + np.where(d.traffic_s > 0, between(floor, link), floor)) * d.repeat
+    cases = len(d.measured)
+    total = np.bincount(d.case * 3 + d.phase, row, minlength=cases * 3).reshape(cases, 3)
+    host = d.host_prior * np.exp(padded[d.host_at])
+    total = np.hypot(total, d.started * host[:, [3, 4, 4]])
+    decode = (total[:, 0] + host[:, 0] + host[:, 1] * d.sequences) / d.per_step
+    alone = total[:, 1] + host[:, 0] + host[:, 1]
+    together = (total[:, 2] + host[:, 0] + host[:, 1] * d.together) / d.together / d.divide
+    spent = d.mix[:, 0] * decode + d.mix[:, 1] * alone + d.mix[:, 2] * together + d.mix[:, 3] * host[:, 2]
+    return np.stack([decode, alone, together], axis=1), np.where(d.is_rate, d.amount / spent, spent)
+
+
+def fit(d: Design, use: NDArray[np.bool_] | None = None, *, start: Array | None = None) -> tuple[Array, Array]:
+    """Return (offsets, their standard deviations) that explain the measured rows.
+
+    Args:
+        d: the design. use: rows to fit on, (cases,); None: all. start: offsets to start from.
+
+    Raises:
+        UnfinishedError: the fit does not settle, or an offset leaves what is physical.
+
+    Method: iteratively reweighted Gauss–Newton on ln(predicted / measured) with Huber weights and Gaussian priors
+    (ridge on the offsets), Jacobian by forward differences, steps halved until the objective falls.
+    """
+    sign = np.where(d.is_rate, -1.0, 1.0)
+    base = d.weight * (1.0 if use is None else use) * (d.measured > 0)
+    x = np.zeros(len(d.keys)) if start is None else np.array(start)
+    pull = 1 / d.prior_sd**2
+
+    def residual(at: Array) -> Array:
+        return np.asarray(sign * np.log(seconds(d, at)[1] / d.measured))
+
+    def objective(r: Array, at: Array) -> float:
+        small = np.abs(r) <= NOISE
+        loss = np.where(small, 0.5 * (r / NOISE) ** 2, np.abs(r) / NOISE - 0.5)
+        return float((base * loss).sum() + 0.5 * (pull * at**2).sum())
+
+    r = residual(x)
+    value = objective(r, x)
+    hessian = np.diag(pull)
+    for _ in range(STEPS):
+        jacobian = _jacobian(d, x, sign)
+        w = base / NOISE**2 / np.maximum(np.abs(r) / NOISE, 1.0)
+        hessian = jacobian.T @ (jacobian * w[:, None]) + np.diag(pull)
+        step = -np.linalg.solve(hessian, jacobian.T @ (w * r) + pull * x)
+        scale = 1.0
+        while scale > 1e-3:
+            tried = x + scale * np.clip(step, -1.0, 1.0)
+            new = residual(tried)
+            better = objective(new, tried)
+            if better < value:
+                break
+            scale /= 2
+        else:
+            break
+        settled = value - better < SETTLED * max(abs(value), 1.0)
+        x, r, value = tried, new, better
+        if settled:
+            break
+    else:
+        raise UnfinishedError("the calibration did not settle", place="calibrate", mend="look for contradicting rows")
+    if not np.all(np.isfinite(x)) or np.abs(x).max(initial=0.0) > MOST_OFFSET:
+        worst = int(np.abs(np.nan_to_num(x, nan=np.inf)).argmax())
+        raise UnfinishedError(
+            f"the fit moves {'/'.join(d.keys[worst])} out of its physical range", place="calibrate",
+            mend="look for rows that contradict physics",
+        )  # fmt: skip
+    return x, np.sqrt(np.diag(np.linalg.inv(hessian)))
+
+
+def _jacobian(d: Design, x: Array, sign: Array, step: float = 1e-3) -> Array:
+    base = np.log(seconds(d, x)[1])
+    out = np.empty((len(d.measured), len(x)))
+    for k in range(len(x)):
+        moved = x.copy()
+        moved[k] += step
+        out[:, k] = sign * (np.log(seconds(d, moved)[1]) - base) / step
+    return out
+
+
+def as_offsets(
+    d: Design, x: Array, sd: Array, *, source: str, date: str, use: NDArray[np.bool_] | None = None
+) -> dict[Key, Offset]:
+    """Return the fitted offsets as a table, each with the number of rows that saw it."""
+    live = d.weight > 0 if use is None else (d.weight > 0) & use
+    seen = np.zeros(len(d.keys) + 1)
+    for at in (d.compute_at, d.memory_at, d.floor_at, d.link_at):
+        pairs = np.unique(np.stack([np.repeat(d.case, at.shape[1]), at.reshape(-1)]), axis=1)
+        seen += np.bincount(pairs[1][live[pairs[0]]] % len(seen), minlength=len(seen))[: len(seen)]
+    seen += np.bincount(d.host_at[live].reshape(-1), minlength=len(seen))
+    return {
+        key: Offset(float(x[i]), float(sd[i]), int(seen[i]), source, date)
+        for i, key in enumerate(d.keys)
+        if seen[i] > 0
+    }
+
+
+__all__ = ["Design", "as_offsets", "attained", "design", "fit", "seconds"]
