@@ -37,6 +37,7 @@ class Reserve:
         context: bytes that are neither weights, activations nor cache: context, workspaces, allocator slack.
         peers_bytes: bytes more per device when a model is dealt to several: links and reduction buffers.
         logit_bytes: bytes the start-up pass has alive per sequence and vocabulary entry: logits, probabilities, sort.
+        every_logit: whether logits of every prompt token are made, not of the last alone.
         sequences, sequences_large: sequences that pass assumes, and on large cards (0: there is no such pass).
         chunk, chunk_large: tokens of its largest step, and on large cards.
     """
@@ -48,6 +49,7 @@ class Reserve:
     context: Figure
     peers_bytes: float
     logit_bytes: float
+    every_logit: bool
     sequences: int
     sequences_large: int
     chunk: int
@@ -101,7 +103,7 @@ def find_reserve(engine: str, version: str = "") -> Reserve:
         return rows[-1]
     return Reserve(
         engine=chosen.name, version="", until="", basis="total", context=chosen.reserve, peers_bytes=0.0, logit_bytes=4.0,
-        sequences=chosen.profiled_sequences, sequences_large=chosen.profiled_sequences, chunk=chosen.max_batched_tokens,
+        every_logit=False, sequences=chosen.profiled_sequences, sequences_large=chosen.profiled_sequences, chunk=chosen.max_batched_tokens,
         chunk_large=chosen.max_batched_tokens,
     )  # fmt: skip
 
@@ -135,7 +137,7 @@ def _reserve(row: Mapping[str, str]) -> Reserve:
     )  # fmt: skip
     return Reserve(
         engine=row["engine"], version=row["version"], until=row["until"], basis=cast("Basis", row["basis"]),
-        context=context, peers_bytes=float(row["peers_bytes"]), logit_bytes=float(row["logit_bytes"]),
-        sequences=int(row["sequences_count"]), sequences_large=int(row["sequences_large_count"]),
-        chunk=int(row["chunk_tokens"]), chunk_large=int(row["chunk_large_tokens"]), note=row["note"],
+        context=context, peers_bytes=float(row["peers_bytes"]), logit_bytes=float(row["logit_bytes"] or 0.0),
+        every_logit=row["logits"] == "every", sequences=int(row["sequences_count"] or 0),
+        sequences_large=int(row["sequences_large_count"] or 0), chunk=int(row["chunk_tokens"]), chunk_large=int(row["chunk_large_tokens"]), note=row["note"],
     )  # fmt: skip

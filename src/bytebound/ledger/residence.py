@@ -78,17 +78,28 @@ activation peaks of vLLM 0.7 (Qwen2.5-1.5B, 32,768 tokens, 2.02 GiB: 4.05; Qwen2
 Qwen3-4B, 10,000 tokens, 0.74 GiB: 4.1) and 0.6.4 (Llama-3.1-8B, 29,000 tokens, 2.99 GiB: 3.0)."""
 
 
-def activation_peak_bytes(table: OpTable, r: Request, logit_bytes: float = 4.0) -> Array:
+def activation_peak_bytes(
+    table: OpTable,
+    r: Request,
+    *,
+    pass_tokens: Array | None = None,
+    logit_bytes: float = 4.0,
+    every_logit: bool = False,
+) -> Array:
     """Return the largest set of activations alive at once in one step, (requests,).
 
     In a layer the widest product's output and the next product's input are alive beside ``HIDDEN_ALIVE`` copies of the
-    residual stream (3 I + 4 H elements per token for a gated MLP); eager attention adds one layer's scores. After the last
+    residual stream (3 I + 4 H elements per token for a gated MLP); eager attention adds one layer's scores
+    and their fp32 softmax. After the last
     layer only logits are alive, so the larger of the two is the peak. Engines that profile at start keep the peak of a
     full chunk and of their largest batch of logits free for ever. An estimate with an interval, not a bound.
 
     Args:
-        table, r: the model and the request; ``r.profiled`` sequences are sampled together in the start-up pass.
+        table: the model.
+        r: the request; ``r.profiled`` sequences are sampled together in the start-up pass.
+        pass_tokens: tokens of that pass; None: a chunk of the request.
         logit_bytes: bytes alive per sampled sequence and vocabulary entry: 4 for fp32 logits, 38.9 where vLLM sorts them.
+        every_logit: whether logits of every prompt token are made, not of each sequence's last alone.
     """
     p, s = table.products, table.scores
     encoder_only = table.kind != "decoder"
@@ -96,7 +107,8 @@ def activation_peak_bytes(table: OpTable, r: Request, logit_bytes: float = 4.0) 
     if encoder_only:
         step_tokens = r.batch * per_request
     else:
-        asked = r.chunk if r.profiled else np.minimum(np.maximum(r.prompt, r.batch), r.chunk)
+        whole = r.chunk if pass_tokens is None else pass_tokens
+        asked = whole if r.profiled else np.minimum(np.maximum(r.prompt, r.batch), r.chunk)
         step_tokens = np.maximum(asked, r.batch)
     inner = np.array([role not in {"head", "embedding", "expert"} for role in p.roles])
     mains = (inner & (p.stream == t.MAIN))[:, None]
@@ -112,14 +124,17 @@ def activation_peak_bytes(table: OpTable, r: Request, logit_bytes: float = 4.0) 
     widest = np.maximum(widest_out + widest_in, experts_out + experts_in)
     alive = step_tokens * (HIDDEN_ALIVE * table.hidden + widest) * r.activation_bytes * r.width_scale
     heads = np.ceil(s.heads[:, None] / r.tp).max(axis=0, initial=0.0)
-    scores = step_tokens * np.minimum(r.prompt, per_request) * heads * r.activation_bytes if r.eager else 0.0
+    scores = step_tokens * np.minimum(r.prompt, per_request) * heads * (r.activation_bytes + 4.0) if r.eager else 0.0
     if encoder_only:
         return np.asarray(alive + scores)
     vocabulary = np.where(p.shard == t.VOCAB, p.outputs, 0.0).max(initial=0.0)
-    return np.asarray(np.maximum(alive + scores, np.maximum(r.batch, r.profiled) * vocabulary * logit_bytes))
+    positions = step_tokens if every_logit else np.maximum(r.batch, r.profiled)
+    return np.asarray(np.maximum(alive + scores, positions * vocabulary * logit_bytes))
 
 
-def usable_bytes(basis: str, share: float, visible: Array, weights: Array, activations: Array, reserve: Array) -> Array:
+def usable_bytes(
+    basis: str, share: float, *, visible: Array, weights: Array, activations: Array, reserve: Array
+) -> Array:
     """Return the bytes of one device that weights, activations, reserve and cache may take together, (requests,).
 
     Args:
@@ -127,7 +142,10 @@ def usable_bytes(basis: str, share: float, visible: Array, weights: Array, activ
             loading, for weights and cache; activations live in the rest (SGLang). ``free``: what loading and start-up leave,
             for the cache alone (TensorRT-LLM).
         share: the engine's share, 0 to 1.
-        visible: memory a program can get [B]; the others as they are resident [B].
+        visible: memory a program can get [B].
+        weights: resident weights [B].
+        activations: their peak [B].
+        reserve: what the engine keeps beside them [B].
     """
     if basis == "static":
         return np.asarray(np.minimum(reserve + activations + share * (visible - reserve), visible))
