@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bytebound.truth.corpus import read_corpus
 from bytebound.truth.readings import REASONS, Readings, Unexpressed
+from bytebound.truth.silicon import read_silicon
 from bytebound.truth.table import has_own_layout, read_truth, shipped_truth, write_truth
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = [
     "Unexpressed",
     "read_any",
     "read_corpus",
+    "read_silicon",
     "read_truth",
     "shipped_truth",
     "write_truth",
