@@ -232,6 +232,7 @@ def test_inferencex_draws_lengths_and_its_script_sets_the_cache(one):
     assert (row.work.prompt, row.work.output) == (pytest.approx(921.6), pytest.approx(921.6))
     assert row.work.kv == "fp8"
     assert row.work.chunk > 0
+    assert (row.load.rounds, row.load.spread) == (10, 0.2)
     assert row.statistic == "mean"
     assert "lengths 0.9 of the nominal ones" in row.notes
     exact = one(**cells, notes="MEAN; origin=NVIDIA GTL benchmark jobs; spec_decode=none (not InferenceX)")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytebound.documents.truth import BACKENDS, METRICS, REGIMES, STATISTICS, TRUSTS, Truth
+from bytebound.documents.truth import BACKENDS, METRICS, REGIMES, STATISTICS, TRUSTS, Load, Truth
 from bytebound.documents.work import Serve
 from bytebound.errors import ByteboundError, DocumentError
 from bytebound.truth import read_truth, write_truth
@@ -68,6 +68,7 @@ def truths(draw):
         work=work,
         licence=draw(WORDS),
         notes=draw(WORDS),
+        load=draw(st.builds(Load, rounds=st.floats(0, 1e3), spread=st.floats(0, 1), slots=st.floats(0, 1e6))),
     )
 
 

@@ -29,7 +29,6 @@ class Source:
         weights: the format of every row that names none, and ``weights_from`` where that is known from.
         weights_doubtful: the format is a guess that moves the number.
         lengths: where a row states no lengths.
-        length_share: mean length over the nominal one, where lengths are drawn.
         closed: every row is a fixed number of requests in flight.
         cores_per_device: parts of one device that count as tensor-parallel devices of their own.
         one_device: a row that states no number of devices is of one.
@@ -41,7 +40,6 @@ class Source:
     weights_from: str = ""
     weights_doubtful: bool = False
     lengths: Lengths | None = None
-    length_share: float = 1.0
     closed: bool = False
     cores_per_device: int = 1
     one_device: bool = False
@@ -54,7 +52,7 @@ SOURCES: Mapping[str, Source] = {
     "aiconfigurator_silicon": Source(
         weights="bf16", weights_from="16 bits where the file says neither FP8 nor FP4", closed=True
     ),
-    "inferencex_api_capture": Source(closed=True, length_share=0.9, inferencex=True),
+    "inferencex_api_capture": Source(closed=True, inferencex=True),
     "llm_inference_bench": Source(
         weights="bf16",
         weights_from="16 bits in its paper, arXiv:2411.00136",

@@ -15,7 +15,7 @@ from bytebound.errors import DocumentError, QuantityError
 from bytebound.facts.devices import devices
 from bytebound.facts.tables import read_bounded
 from bytebound.truth.assumed import SOURCES, TASK_LENGTHS, USUAL, Lengths, Source
-from bytebound.truth.inferencex import settings_of
+from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.names import backend_of, device_of, engine_of, model_of
 from bytebound.truth.readings import Inexpressible, Readings, Unexpressed
 from bytebound.truth.table import LARGEST_FILE, read_rows
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bytebound.documents.truth import Backend, Regime, Statistic, Trust
-    from bytebound.truth.inferencex import LaunchSettings
 
 SHARED = (
     "id", "source", "citation_locator", "engine", "engine_version", "model", "quant", "kv_dtype", "hardware", "n_devices",
@@ -198,11 +197,9 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
     regime = read_regime(source, tier, metric, batch, capacity=capacity)
     degrees = read_degrees(cells, count, runs.engine, notes, runs.model)
     assumed = [*runs.assumed, *assumed_lengths.said]
-    kv, chunk = runs.kv, 0
-    script = _script(cells, source, runs, degrees["tp"], batch)
-    if script is not None:
-        kv, chunk = script.kv or kv, script.max_batched_tokens or 0
-        assumed.append("KV format and prompt tokens per step as the public launch script sets them")
+    launch = _launch(cells, source, runs, degrees["tp"] * degrees["dp"], batch)
+    if launch.source:
+        assumed.append(f"KV format, prompt tokens per step and load as launched by {launch.source}")
     elif runs.kv_assumed:
         assumed.append(runs.kv_assumed)
     hit = 0.0
@@ -228,8 +225,8 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
         prompt=prompt,
         output=output,
         weights=runs.weights,
-        kv=kv,
-        chunk=chunk,
+        kv=launch.kv,
+        chunk=launch.chunk,
         engine=runs.engine,
         scheduling="continuous" if regime in {"closed-loop", "open-loop", "capacity"} else "static",
         prefix_hit=hit,
@@ -257,16 +254,30 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
         metric=metric,
         statistic=read_statistic(notes),
         value=value,
+        load=launch.load,
         notes="; ".join([*(f"assumed: {item}" for item in assumed), notes]) if assumed else notes,
     )
 
 
-def _script(cells: Mapping[str, str], source: Source, runs: Deployment, tp: int, batch: float) -> LaunchSettings | None:
-    """Return the launch settings of an InferenceX run, None for any other."""
-    if not (source.inferencex or INFERENCEX.search(cells["notes"])) or not DAY.fullmatch(cells["date"]):
-        return None
+def _launch(cells: Mapping[str, str], source: Source, runs: Deployment, tp: int, batch: float) -> Launch:
+    """Return how a run was launched as far as we know: an InferenceX run by its script, any other by its row alone."""
+    if not (source.inferencex or INFERENCEX.search(cells["notes"])):
+        return Launch(runs.kv)
     isl, osl = (int(number(cells[name]) or 1) for name in ("input_len", "output_len"))
-    return launched(runs, cells["quant"], isl=isl, osl=osl, tp=tp, running=int(batch), date=cells["date"])
+    date = cells["date"] if DAY.fullmatch(cells["date"]) else ""
+    weights = cells["quant"] if runs.weights == "auto" else runs.weights
+    return launch_of(
+        runs.model,
+        runs.device,
+        weights,
+        runs.engine,
+        kv=runs.kv,
+        isl=isl,
+        osl=osl,
+        tp=tp,
+        running=int(batch),
+        date=date,
+    )
 
 
 @lru_cache(maxsize=65536)
@@ -387,16 +398,6 @@ def deployment(printed: Printed) -> Deployment:
     return Deployment(device, engine, backend, model, weights, cache, guess, tuple(assumed), doubtful)
 
 
-@lru_cache(maxsize=8192)
-def launched(
-    runs: Deployment, quant: str, *, isl: int, osl: int, tp: int, running: int, date: str
-) -> LaunchSettings | None:
-    """Return what the launch script of a public InferenceX run set, or None where we have no row for it."""
-    return settings_of(
-        runs.model, runs.device, quant, runs.engine, isl=isl, osl=osl, tp=tp, date=date, concurrency=running
-    )
-
-
 def read_count(cells: Mapping[str, str], source: Source) -> int:
     """Return how many devices the run used.
 
@@ -428,7 +429,7 @@ def read_lengths(cells: Mapping[str, str], source: Source, metric: str) -> tuple
     """
     prompt, output = (_length(cells, name) for name in ("input_len", "output_len"))
     notes = cells["notes"]
-    share = 0.9 if INFERENCEX.search(notes) else source.length_share
+    share = DRAWN if source.inferencex or INFERENCEX.search(notes) else 1.0
     said: list[str] = []
     doubtful = False
     task = TASK.search(notes)

@@ -29,7 +29,6 @@ REASONS = (
     "value is not a positive number",
     "out of memory, not a measurement",
     "memory preallocated by the engine",
-    "served by an unknown number of devices",
 )
 """Every reason a row may be left unexpressed for; a closed set, so that they can be counted."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from bytebound.documents.truth import Load, Truth
+from bytebound.documents.truth import Truth
 from bytebound.documents.work import Serve
 from bytebound.errors import UnknownNameError
 from bytebound.models.catalogue import resolve
-from bytebound.truth.inferencex import LENGTH_SHARE, settings_of
+from bytebound.truth.inferencex import LENGTH_SHARE
+from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.readings import Readings, Unexpressed
 from bytebound.truth.silicon_names import BLOCK_FP8, CHECKPOINTS, DEVICES, ENGINES, FORMATS, MODELS, SPECULATION
 from bytebound.truth.silicon_runs import PACKAGE, Run, read_runs
@@ -22,20 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGE", "SOURCE", "Run", "read_runs", "read_silicon", "run_of"]
 
 SOURCE = "aiconfigurator_silicon"
-DRAWN = (1 + LENGTH_SHARE) / 2
-"""Mean length InferenceX draws, as a share of the nominal one: evenly from ``LENGTH_SHARE`` to 1."""
-
-SPREAD = round(1 - LENGTH_SHARE, 6)
-"""Width of those distributions over their maximum."""
-
-PROMPTS_PER_CLIENT = 10
-"""Requests of an InferenceX run over its concurrency. Source: utils/bench_serving of its repository."""
-
 NODE_DEVICES = 8
 """Devices of one node in InferenceX's aggregated runs; its racks serve disaggregated."""
-
-NEAR_DAYS = 60
-"""Launch settings known of days further from a run's than this say nothing about it."""
 
 
 class _RefusedError(Exception):
@@ -123,6 +111,8 @@ def _truths(run: Run, release: str) -> tuple[Truth, ...]:
         raise _RefusedError("device not in the catalogue", run.system)
     if run.backend not in ENGINES:
         raise _RefusedError("engine not in the catalogue", run.backend)
+    if not run.concurrency:
+        raise _RefusedError("batch not stated", f"{run.batch} a replica, and no concurrency")
     _check_degrees(run)
     device, engine = DEVICES[run.system], ENGINES[run.backend]
     model, weights, stored = _weights(run)
@@ -141,38 +131,22 @@ def _truths(run: Run, release: str) -> tuple[Truth, ...]:
             locator=f"{PACKAGE} {release} systems/silicon_sample.csv line {run.line}".replace("  ", " "),
             trust="A" if run.public else "B", device=device, devices=run.tp * run.pp * run.replicas, engine=engine,
             engine_version=run.backend_version, backend="cuda", model=model, work=work, regime="closed-loop",
-            metric=metric, statistic="mean", value=value, notes=_notes(run, stored) + launch.note,
+            metric=metric, statistic="mean", value=value, notes=_notes(run, stored) + (f"; launched as {launch.source}" if launch.source else ""),
             load=launch.load,
         )  # fmt: skip
 
     return truth("ttft_s", run.ttft_s), truth("tpot_s", run.tpot_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Launch:
-    kv: str
-    chunk: int = 0
-    load: Load = field(default_factory=Load)
-    note: str = ""
-
-
-def _launch(run: Run, model: str, device: str, engine: str, stored: str) -> _Launch:
+def _launch(run: Run, model: str, device: str, engine: str, stored: str) -> Launch:
     """Return what a run's script set: KV format, most prompt tokens per step (0: the engine's own limit), and its load."""
     kv = "fp8" if engine == "tensorrt-llm" and stored != "bf16" else "auto"
     if not run.public:
-        return _Launch(kv)
-    usual = Load(rounds=PROMPTS_PER_CLIENT, spread=SPREAD)
-    found = run.date and settings_of(
-        model, device, stored, engine, isl=run.prompt, osl=run.output, tp=run.tp * run.replicas, date=run.date,
-        concurrency=run.concurrency or None,
+        return Launch(kv)
+    return launch_of(
+        model, device, stored, engine, kv=kv, isl=run.prompt, osl=run.output, tp=run.tp * run.replicas,
+        running=run.concurrency, date=run.date,
     )  # fmt: skip
-    if not found or found.days_off > NEAR_DAYS:
-        return _Launch(kv, load=usual)
-    load = Load(
-        rounds=found.prompts_per_client or PROMPTS_PER_CLIENT, spread=SPREAD, slots=found.max_sequences or 0,
-        hold_steps=found.wait_steps or 0, poll_steps=found.poll_steps or 1, memory_share=found.memory_share or 0,
-    )  # fmt: skip
-    return _Launch(found.kv or kv, found.max_batched_tokens or 0, load, f"; launched as {found.source}")
 
 
 def _check_degrees(run: Run) -> None:

@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bytebound.documents.truth import BACKENDS, METRICS, REGIMES, STATISTICS, TRUSTS, Truth
+from bytebound.documents.truth import BACKENDS, METRICS, REGIMES, STATISTICS, TRUSTS, Load, Truth
 from bytebound.documents.work import Serve
 from bytebound.errors import ByteboundError, DocumentError, nearest
 from bytebound.facts.devices import devices
@@ -39,6 +39,9 @@ WORK = ("batch", "prompt", "output", "weights", "kv", "tp", "pp", "ep", "dp", "s
 
 MORE_WORK = tuple(field.name for field in fields(Serve) if field.name not in {*WORK, "engine"})
 """Fields of ``Serve`` a table may have columns for; without one, the default of ``Serve`` holds."""
+
+LOAD = {f"load_{field.name}": field.name for field in fields(Load)}
+"""Columns a table may have for how a benchmark sent its requests -> the field of ``Load``."""
 
 COLUMNS = (*PLAIN[:12], *WORK, *PLAIN[12:])
 """The columns every table has, in the order they are written."""
@@ -96,14 +99,23 @@ def format_truth(rows: Sequence[Truth]) -> str:
     """Return the text of a table of ``rows``, lines ended by a newline."""
     usual = Serve()
     more = [name for name in MORE_WORK if any(getattr(row.work, name) != getattr(usual, name) for row in rows)]
-    columns = (*COLUMNS[: 12 + len(WORK)], *more, *COLUMNS[12 + len(WORK) :])
+    loads = [
+        column for column, name in LOAD.items() if any(getattr(row.load, name) != getattr(Load(), name) for row in rows)
+    ]
+    columns = (*COLUMNS[: 12 + len(WORK)], *more, *loads, *COLUMNS[12 + len(WORK) :])
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
     work = {*WORK, *more}
     for row in rows:
-        writer.writerow([_text(getattr(row.work if name in work else row, name)) for name in columns])
+        writer.writerow([_text(_cell(row, name, work)) for name in columns])
     return stream.getvalue()
+
+
+def _cell(row: Truth, column: str, work: set[str]) -> Any:
+    if column in LOAD:
+        return getattr(row.load, LOAD[column])
+    return getattr(row.work if column in work else row, column)
 
 
 def _text(value: Any) -> str:
@@ -157,7 +169,7 @@ def _check_header(header: Sequence[str], place: str) -> None:
     if missing:
         mend = f"a truth table has the columns {', '.join(COLUMNS)}"
         raise DocumentError(f"the column {missing[0]!r} is missing", place=f"{place}:1", mend=mend)
-    known = {*COLUMNS, *MORE_WORK}
+    known = {*COLUMNS, *MORE_WORK, *LOAD}
     for name in header:
         if name not in known:
             raise DocumentError(_unknown("column", name, known), place=f"{place}:1", mend="remove or rename it")
@@ -215,6 +227,7 @@ def parse_truth(cells: dict[str, str], *, place: str) -> Truth:
         statistic=cells["statistic"],  # type: ignore[arg-type]  # checked above
         value=_positive(cells["value"], f"{place}: value"),
         notes=cells["notes"],
+        load=_load(tuple((column, cells[column]) for column in LOAD if cells.get(column)), place),
     )
 
 
@@ -270,6 +283,14 @@ def _serve(given: tuple[str, tuple[tuple[str, str], ...]]) -> Serve:
         else:
             values[name] = _number(text, name)
     return Serve(**values)
+
+
+def _load(cells: tuple[tuple[str, str], ...], place: str) -> Load:
+    values = {LOAD[column]: float(_number(text, f"{place}: {column}")) for column, text in cells}
+    for column, _ in cells:
+        if values[LOAD[column]] < 0:
+            raise DocumentError(f"{values[LOAD[column]]:g} is negative", place=f"{place}: {column}")
+    return Load(**values)
 
 
 def _number(text: str, place: str) -> float:
