@@ -2,11 +2,12 @@
 
     python validation/peers.py --out validation/peers.csv [--peers aiconfigurator servcalc …] [--limit N]
     python validation/peers.py --table [--json]
+    python validation/peers.py --answered aiconfigurator
 
 The first form asks every installed peer what it has not answered yet and appends to the table, so that it may be stopped
 and run again. ``pip install aiconfigurator llm-analysis ridgepoint servcalc`` installs the peers; the sample comes with
 aiconfigurator-core. A question out of a peer's stated scope leaves no row; one it fails on leaves its reason.
-The second form needs no peer: it reads the table and the sample.
+The other forms need no peer: they read the table and the sample.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import csv
 import json
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from peer_adapters import PEERS, Question, RefusalError, installed, reason_of, version_of
+from peer_adapters import PEERS, Question, RefusalError, config_of, installed, reason_of, version_of
 
+from bytebound.documents.work import Serve
+from bytebound.predict.estimate import settle
 from bytebound.truth.silicon import Run, read_runs, read_silicon, run_of
+from bytebound.truth.silicon_names import DEVICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -162,11 +166,14 @@ def ask(peer: str, asked: Sequence[Question], path: Path) -> tuple[int, int]:
 
 
 def ours(rows: Sequence[Truth]) -> dict[str, tuple[float, float]]:
-    """Return our prediction and the physical floor of each row, by row id [s]; empty until there is a predictor."""
+    """Return our prediction and the physical floor of each row, by row id [s].
+
+    This is where our side is plugged in: the validation's predictor, and until there is one the plain estimate.
+    """
     try:
         from bytebound.validate.predicted import predicted  # noqa: PLC0415
     except ImportError:
-        return {}
+        return plain(rows)
     answers = predicted(rows)
     return {
         row.id: (float(value), float(floor))
@@ -174,8 +181,31 @@ def ours(rows: Sequence[Truth]) -> dict[str, tuple[float, float]]:
     }
 
 
+def plain(rows: Sequence[Truth]) -> dict[str, tuple[float, float]]:
+    """Return the plain estimate of a deployment under its load and its physical floor, by row id [s]; rows share one call a deployment."""
+    groups: dict[tuple[Any, ...], list[Truth]] = defaultdict(list)
+    for row in rows:
+        work = replace(row.work, batch=1, prompt=1, output=1, chunk=0)
+        groups[row.model, row.device, row.devices, row.engine, work].append(row)
+    found = {}
+    for (model, device, devices, engine, work), members in groups.items():
+        named = settle(model, f"{devices}x {device}", engine).answer(
+            replace(
+                work,
+                batch=np.array([row.work.batch for row in members]),
+                prompt=np.array([row.work.prompt for row in members]),
+                output=np.array([row.work.output for row in members]),
+                chunk=np.array([row.work.chunk for row in members]),
+            )
+        )
+        for index, row in enumerate(members):
+            name, phase = ("tpot_s", "decode") if row.metric == "tpot_s" else ("ttft_loaded_s", "prefill")
+            found[row.id] = float(named[name][index]), float(named[f"{phase}.floor_s"][index])
+    return found
+
+
 def our_pairs(runs: Sequence[Run]) -> dict[str, Pair]:
-    """Return our answers for the runs we can express, by run id."""
+    """Return our answers for the runs we can express, by run id; times are nan where we say that it does not fit."""
     rows = read_silicon().rows
     by_id = ours(rows)
     known = {run.id: run for run in runs}
@@ -191,6 +221,8 @@ def our_pairs(runs: Sequence[Run]) -> dict[str, Pair]:
 
 def scores(pairs: Sequence[Pair]) -> dict[str, float]:
     """Return error in percent of measured: mean, median and 90 % of TPOT, mean and median of TTFT, biases, floor breaks."""
+    answerless = sum(not np.isfinite(p.ttft_s + p.tpot_s) for p in pairs)
+    pairs = [p for p in pairs if np.isfinite(p.ttft_s + p.tpot_s)]
     if not pairs:
         return {"runs": 0}
     columns = np.array([[p.measured_ttft_s, p.measured_tpot_s, p.ttft_s, p.tpot_s] for p in pairs]).T
@@ -198,6 +230,7 @@ def scores(pairs: Sequence[Pair]) -> dict[str, float]:
     ttft, tpot = 100 * (columns[2] / columns[0] - 1), 100 * (columns[3] / columns[1] - 1)
     return {
         "runs": len(pairs),
+        "no_answer": answerless,
         "tpot_mean": float(np.mean(abs(tpot))),
         "tpot_median": float(np.median(abs(tpot))),
         "tpot_p90": float(np.quantile(abs(tpot), 0.9)),
@@ -241,18 +274,39 @@ def table(path: Path = TABLE) -> list[dict[str, Any]]:
             kept = [answer for answer in answers if answer.run in members]
             both = [mine[answer.run] for answer in kept if answer.run in mine]
             rows.append({"peer": peer, "slice": name, **scores([_pair(known[a.run], a, mine) for a in kept])})
-            if both:
+            if both and name.startswith("expressible"):
                 rows.append({"peer": f"bytebound, where {peer} answers", "slice": name, **scores(both)})
     return rows
 
 
 def anchor_rows(path: Path = TABLE) -> list[dict[str, Any]]:
-    """Return the answers of every peer to the anchor cases [ms]."""
-    return [
-        {"case": a.run, "peer": a.peer, "ttft_ms": 1e3 * a.ttft_s, "tpot_ms": 1e3 * a.tpot_s, "reason": a.reason}
-        for a in read_answers(path)
-        if a.run.startswith("anchor/")
-    ]
+    """Return the answers of every peer to the anchor cases and ours, with the physical floors [ms]."""
+    asked = {item.run: item for item in anchors()}
+    theirs = [answer for answer in read_answers(path) if answer.run in asked]
+    rows = []
+    for name, item in asked.items():
+        setting = settle(config_of(item), f"{item.tp}x {DEVICES[item.system]}", item.backend)
+        work = Serve(
+            batch=item.batch, prompt=item.prompt, output=item.output, weights="bf16", tp=item.tp, scheduling="static"
+        )
+        named = {key: float(value[0]) for key, value in setting.answer(work).items()}
+        # a static batch is prefilled whole before any of it decodes
+        floor = {"ttft_ms": 1e3 * item.batch * named["prefill.floor_s"], "tpot_ms": 1e3 * named["decode.floor_s"]}
+        rows.append({"case": name, "peer": "physical floor (whole batch)", **floor})
+        rows.append(
+            {
+                "case": name,
+                "peer": "bytebound (one request's ttft)",
+                "ttft_ms": 1e3 * named["ttft_s"],
+                "tpot_ms": 1e3 * named["tpot_s"],
+            }
+        )
+        rows += [
+            {"case": name, "peer": a.peer, "ttft_ms": 1e3 * a.ttft_s, "tpot_ms": 1e3 * a.tpot_s, "reason": a.reason}
+            for a in theirs
+            if a.run == name
+        ]
+    return rows
 
 
 def _pair(run: Run, answer: Answer, mine: dict[str, Pair]) -> Pair:
@@ -282,8 +336,12 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=0, help="questions to ask each peer; 0: all")
     parser.add_argument("--silicon", type=Path, help="another file of the sample's layout")
     parser.add_argument("--table", action="store_true", help="print the table instead of asking")
+    parser.add_argument("--answered", choices=sorted(PEERS), help="print the ids of the runs this peer answered")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.answered:
+        print("\n".join(sorted(answered(options.answered, options.out))))
+        return 0
     if options.table:
         found = {"scores": table(options.out), "anchors": anchor_rows(options.out)}
         if options.json:

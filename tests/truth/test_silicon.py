@@ -120,6 +120,7 @@ def test_replicas_follow_from_the_experts_where_they_are_not_stated(written):
         ({"system": "invented_gpu"}, "device not in the catalogue"),
         ({"backend": "invented"}, "engine not in the catalogue"),
         ({"model_path": "invented/model"}, "model shape not known"),
+        ({"silicon_data_source": "source_file=/somewhere/run.csv"}, "batch not stated"),
         ({"gemm_quant_mode": "int3_invented"}, "weight format not in our table"),
         (
             {"id": "invented_agg_c4_tp4_ep4_1", "tp_size": "16", "moe_ep_size": "4"},
