@@ -19,7 +19,7 @@ import numpy as np
 from bytebound.calibrate.posterior import Prior, shipped_prior
 from bytebound.calibrate.prior_fit import fit_prior
 from bytebound.calibrate.trial import Deployment, Trial, deployments, held_to, trial
-from bytebound.predict.corrected import EFFECTS
+from bytebound.predict.corrected import EFFECTS, LOADED
 from bytebound.truth import read_any
 
 HEAD = (
@@ -35,7 +35,7 @@ HEAD = (
     "held after",
 )
 
-UNTOLD, LEAST_TOLD = "stated before any fit: no deployment tells of it", 0.02
+UNTOLD, LEAST_TOLD, LOADED_NOISE = "stated before any fit: no deployment tells of it", 0.02, 0.4
 
 
 def main() -> None:
@@ -64,19 +64,24 @@ def main() -> None:
         raise SystemExit("no deployment has two points of these metrics")
     print(f"{len(rows):,} rows, {len(found)} deployments of two points or more")
     print(" | ".join(HEAD))
-    left_out = {device: _without(found, device) for device in sorted({each.device for each in found})}
+    for metric in sorted({each.metric for each in found}):
+        _table(tuple(each for each in found if each.metric == metric), metric)
+    if asked.write_prior:
+        _write(asked.write_prior, found, sorted({row.source for row in rows}))
+
+
+def _table(found: tuple[Deployment, ...], metric: str) -> None:
+    """Print one metric: dense and MoE apart, then by device type."""
+    devices = sorted({each.device for each in found})
+    left_out = {device: _without(found, device) for device in devices}
     slices = {"dense": [d for d in found if d.dense], "MoE": [d for d in found if not d.dense]}
     slices |= {
-        f"{kind} {each}": [d for d in slices[kind] if d.device == each]
-        for kind in ("dense", "MoE")
-        for each in left_out
+        f"{kind} {each}": [d for d in slices[kind] if d.device == each] for kind in ("dense", "MoE") for each in devices
     }
     for name, members in slices.items():
         if members:
-            print(_line(f"{name}, shipped prior", members, _tried(members, None)))
-            print(_line(f"{name}, prior without its device", members, _tried(members, left_out)))
-    if asked.write_prior:
-        _write(asked.write_prior, found)
+            print(_line(f"{metric} {name}, shipped prior", members, _tried(members, None)))
+            print(_line(f"{metric} {name}, prior without its device", members, _tried(members, left_out)))
 
 
 def stated() -> Prior:
@@ -93,7 +98,7 @@ def stated() -> Prior:
         **links,
         **drifts,
     }
-    return Prior(np.array([known[name] for name in EFFECTS]), 0.04)
+    return Prior(np.array([known[name] for name in EFFECTS]), 0.04, LOADED_NOISE)
 
 
 def _without(found: tuple[Deployment, ...], device: str) -> Prior:
@@ -121,23 +126,42 @@ def _line(name: str, members: list[Deployment], t: Trial) -> str:
     return " | ".join([*cells, f"{100 * t.held_before.mean():.0f} %", f"{100 * t.held_after.mean():.0f} %"])
 
 
-def _write(path: Path, found: tuple[Deployment, ...]) -> None:
-    """Write the prior fitted to every deployment; an effect that none tells of keeps its stated width."""
+def _write(path: Path, found: tuple[Deployment, ...], sources: list[str]) -> None:
+    """Write the prior fitted to every deployment; an effect that none tells of keeps its stated width.
+
+    First tokens at a busy replica are fitted apart: they tell of waiting and of their own, larger noise.
+    """
+    steps, waits = [d for d in found if d.metric != LOADED], [d for d in found if d.metric == LOADED]
     start = stated()
-    fitted = fit_prior([each.group for each in found], start)
-    held = held_to(found, fitted)
-    told = np.abs(fitted.log_sd / start.log_sd - 1) > LEAST_TOLD
-    points = sum(len(each.group.measured_s) for each in found)
-    source = f"validation/one_run.py: fitted to {len(found)} deployments, {points} points, and scaled until 80 % intervals hold 80 %"
+    fitted = fit_prior([each.group for each in steps], start)
+    held = held_to(steps, fitted)
+    told = dict(zip(EFFECTS, np.abs(fitted.log_sd / start.log_sd - 1) > LEAST_TOLD, strict=True))
+    value = {**dict(zip(EFFECTS, held.log_sd, strict=True)), "noise": held.noise, "noise-loaded": LOADED_NOISE}
+    source = dict.fromkeys(value, _source(steps, sources))
+    told |= {"noise": True, "noise-loaded": bool(waits)}
+    if waits:
+        busy = fit_prior([each.group for each in waits], start)
+        value |= {"waiting": busy.log_sd[EFFECTS.index("waiting")], "noise-loaded": busy.noise}
+        source |= dict.fromkeys(("waiting", "noise-loaded"), _source(waits, sources))
+        told["waiting"] = True
+    stated_sd = {**dict(zip(EFFECTS, start.log_sd, strict=True)), "noise-loaded": LOADED_NOISE}
     today = datetime.now(UTC).date().isoformat()
     with path.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(["effect", "log_sd_ratio", "how", "confidence", "source", "date"])
-        for name, known, value, stated_sd in zip(EFFECTS, told, held.log_sd, start.log_sd, strict=True):
-            row = (value, "derived", "medium", source) if known else (stated_sd, "assumed", "low", UNTOLD)
+        for name, each in value.items():
+            row = (
+                (each, "derived", "medium", source[name]) if told[name] else (stated_sd[name], "assumed", "low", UNTOLD)
+            )
             table.writerow([name, f"{row[0]:.4g}", *row[1:], today])
-        table.writerow(["noise", f"{held.noise:.4g}", "derived", "medium", source, today])
     print(f"wrote {path}")
+
+
+def _source(found: list[Deployment], sources: list[str]) -> str:
+    points = sum(len(each.group.measured_s) for each in found)
+    metrics = ", ".join(sorted({each.metric for each in found}))
+    scaled = "" if metrics == LOADED else "; scaled until 80 % intervals hold 80 % of the points not given"
+    return f"random effects fitted by validation/one_run.py to {metrics} of {len(found)} deployments ({points} points) of {', '.join(sources)}{scaled}"
 
 
 if __name__ == "__main__":

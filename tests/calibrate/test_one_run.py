@@ -352,7 +352,7 @@ def test_the_shipped_prior_is_possible():
     """Every effect has a width, and one point is better than a guess."""
     prior = shipped_prior()
 
-    assert set(correction_prior()) == {*EFFECTS, "noise"}
+    assert set(correction_prior()) == {*EFFECTS, "noise", "noise-loaded"}
     assert np.all((prior.log_sd > 0) & (prior.log_sd < 5))
     assert 0.005 < prior.noise < 0.3
 

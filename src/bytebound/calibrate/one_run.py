@@ -144,11 +144,16 @@ def correct_points(
     together = stacked(parts)
     spreads = [base_spread(setting, point.metric) for point in points]
     prior = fitted_to(prior or shipped_prior(), together, np.log(spreads) / Z80)
-    noise = np.hypot(prior.noise, [point.noise for point in points])
+    own = [prior.noise_of(_named(point)) for point in points]
+    spreads = [
+        spread
+        if _named(point) != LOADED
+        else max(spread, float(np.exp(Z80 * log_sd(p, np.diag(prior.log_sd**2), each)[0])))
+        for point, p, spread, each in zip(points, parts, spreads, own, strict=True)
+    ]  # waiting is no part of the interval of an unloaded first token
+    noise = np.hypot(own, [point.noise for point in points])
     found_ = posterior(together, np.array(times), prior, noise)
-    after = [
-        _after(values, p, point, found_, prior.noise) for values, p, point in zip(named, parts, points, strict=True)
-    ]
+    after = [_after(values, point, found_, each) for values, point, each in zip(named, points, own, strict=True)]
     effects = tuple(
         Effect(name, float(found_.mean[i]), float(np.sqrt(max(found_.covariance[i, i], 0.0))), float(prior.log_sd[i]))
         for i, name in enumerate(EFFECTS)
@@ -201,11 +206,15 @@ def _one(work: Serve, index: int) -> Serve:
     return replace(work, **picked)
 
 
-def _parts(named: Mapping[str, Array], point: Point) -> Parted:
-    """Return the parts of what was measured; TTFT of several requests at once includes waiting."""
+def _named(point: Point) -> str:
+    """Return the metric our predictions have for a point: TTFT of several requests at once includes waiting."""
     busy = float(np.max(point.work.batch)) > 1 and point.work.scheduling == "continuous"
-    metric = LOADED if point.metric == "ttft_s" and busy else point.metric
-    p = parted(named, point.work, metric)
+    return LOADED if point.metric == "ttft_s" and busy else point.metric
+
+
+def _parts(named: Mapping[str, Array], point: Point) -> Parted:
+    """Return the parts of what was measured."""
+    p = parted(named, point.work, _named(point))
     if not np.isfinite(p.value[0]):
         raise RequestError(
             "the measured request does not fit on this machine by our count of its memory",
@@ -260,10 +269,9 @@ def interval(named: Mapping[str, Array], p: Parted, covariance: Array, noise: fl
     return Interval(value, low, max(min(high, bound), value))
 
 
-def _after(named: Mapping[str, Array], before: Parted, point: Point, found: Posterior, noise: float) -> Interval:
+def _after(named: Mapping[str, Array], point: Point, found: Posterior, noise: float) -> Interval:
     changed = corrected(named, found.mean, point.work)
-    metric = LOADED if point.metric == "ttft_s" and before.seconds[-1].any() else point.metric
-    return interval(changed, parted(changed, point.work, metric), found.covariance, noise)
+    return interval(changed, parted(changed, point.work, _named(point)), found.covariance, noise)
 
 
 def _outlook(setting: Setting, work: Serve, found: Posterior, noise: float) -> tuple[Outlook, ...]:
@@ -305,7 +313,7 @@ def _warnings(
     found = []
     for point, p, time in zip(points, parts, times, strict=True):
         off = float(np.log(time) - log_seconds(p)[0])
-        sd = float(log_sd(p, np.diag(prior.log_sd**2), prior.noise)[0])
+        sd = float(log_sd(p, np.diag(prior.log_sd**2), prior.noise_of(_named(point)))[0])
         if abs(off) > FAR_SD * sd:
             found.append(
                 f"{point.metric} is {np.exp(abs(off)):.2f} times {'slower' if off > 0 else 'faster'} than predicted, beyond what "

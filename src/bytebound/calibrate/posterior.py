@@ -9,7 +9,7 @@ import numpy as np
 
 from bytebound.errors import UnfinishedError
 from bytebound.facts.correction_prior import correction_prior
-from bytebound.predict.corrected import EFFECTS, Parted, slopes, with_effects
+from bytebound.predict.corrected import EFFECTS, LOADED, Parted, slopes, with_effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-MOST_STEPS, SHORTEST_STEP, SETTLED = 300, 2.0**-12, 1e-7
+MOST_STEPS, SHORTEST_STEP, SETTLED = 300, 2.0**-12, 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,16 @@ class Prior:
     Args:
         log_sd: standard deviation of the logarithm of each effect, (effects,).
         noise: relative standard deviation of one measurement around what the effects explain.
+        loaded_noise: the same of a first token that waited at a busy replica; None: ``noise``.
     """
 
     log_sd: Array
     noise: float
+    loaded_noise: float | None = None
+
+    def noise_of(self, metric: str) -> float:
+        """Return the noise of a metric."""
+        return self.loaded_noise if metric == LOADED and self.loaded_noise is not None else self.noise
 
     def widened(self, factor: float) -> Prior:
         """Return the prior with every effect ``factor`` times as uncertain; the noise stays."""
@@ -49,7 +55,8 @@ class Posterior:
 def shipped_prior() -> Prior:
     """Return the prior of our table."""
     table = correction_prior()
-    return Prior(np.array([table[name].log_sd for name in EFFECTS]), table["noise"].log_sd)
+    log_sd = np.array([table[name].log_sd for name in EFFECTS])
+    return Prior(log_sd, table["noise"].log_sd, table["noise-loaded"].log_sd)
 
 
 def stacked(points: Sequence[Parted]) -> Parted:

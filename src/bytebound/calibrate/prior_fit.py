@@ -59,7 +59,7 @@ def fit_prior(groups: Sequence[Group], start: Prior, *, rounds: int = 60, weight
             misses += float(np.einsum("ip,ij,jp->", along, found.covariance, along))
             count += len(group.measured_s)
         log_sd = np.sqrt((square + weight * start.log_sd**2) / (len(groups) + weight))
-        after = Prior(np.maximum(log_sd, LEAST_SD), float(np.sqrt(misses / count)))
+        after = Prior(np.maximum(log_sd, LEAST_SD), float(np.sqrt(misses / count)), start.loaded_noise)
         if not bool(np.all(np.isfinite(after.log_sd))) or not np.isfinite(after.noise):
             raise UnfinishedError("the prior does not converge", mend="look for points that are not finite")
         moved = float(np.max(np.abs(np.log(after.log_sd / prior.log_sd))))

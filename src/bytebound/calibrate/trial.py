@@ -39,7 +39,7 @@ class Deployment:
     device: str
     engine: str
     engine_version: str
-    metric: str
+    metric: str  # as our predictions name it: a first token at a busy replica includes waiting
     dense: bool
     group: Group
     base_log_sd: float
@@ -99,7 +99,7 @@ def _deployment(rows: Sequence[Truth]) -> Deployment | None:
     measured = value if p.amount is None else p.amount / value
     facts = setting.architecture
     return Deployment(
-        first.model, first.device, first.engine, first.engine_version, first.metric,
+        first.model, first.device, first.engine, first.engine_version, LOADED if busy else first.metric,
         dense=facts.active_parameters > 0.9 * facts.parameters, group=Group(p, measured),
         base_log_sd=float(np.log(base_spread(setting, first.metric)) / Z80),
         load=(columns["batch"] * (columns["prompt"] + columns["output"]))[keep],
@@ -127,11 +127,12 @@ def trial(
         p, measured, index = each.group.points, each.group.measured_s, given(each)
         one = p.take([index])
         start = fitted_to(prior, one, np.array([each.base_log_sd])) if widen else prior
-        known = posterior(one, measured[[index]], start)
+        noise = start.noise_of(each.metric)
+        known = posterior(one, measured[[index]], start, np.array([noise]))
         changed = with_effects(p, known.mean)
         rest = np.arange(len(measured)) != index
         before, after = (np.log(x.seconds.sum(axis=0) / measured) for x in (p, changed))
-        sd = log_sd(changed, known.covariance, start.noise)
+        sd = log_sd(changed, known.covariance, noise)
         columns.append(
             tuple(
                 x[rest]
@@ -159,9 +160,10 @@ def held_to(found: Sequence[Deployment], prior: Prior, level: float = 0.8) -> Pr
     score: list[float] = []
     for each in found:
         p, measured, index = each.group.points, each.group.measured_s, middle(each)
-        known = posterior(p.take([index]), measured[[index]], prior)
+        noise = prior.noise_of(each.metric)
+        known = posterior(p.take([index]), measured[[index]], prior, np.array([noise]))
         changed = with_effects(p, known.mean)
-        off = np.log(changed.seconds.sum(axis=0) / measured) / log_sd(changed, known.covariance, prior.noise)
+        off = np.log(changed.seconds.sum(axis=0) / measured) / log_sd(changed, known.covariance, noise)
         score.append(float(np.quantile(np.abs(np.delete(off, index)), level)))
     factor = float(np.mean(np.clip(score, 0.0, 4 * np.median(score)))) / Z80
-    return Prior(prior.log_sd * factor, prior.noise * factor)
+    return Prior(prior.log_sd * factor, prior.noise * factor, prior.loaded_noise)

@@ -26,7 +26,7 @@ class PriorSd:
 
 @cache
 def correction_prior() -> Mapping[str, PriorSd]:
-    """Return effect -> its standard deviation; ``noise`` is what no effect explains.
+    """Return effect -> its standard deviation; ``noise`` is what no effect explains, ``noise-loaded`` the same of first tokens under load.
 
     Example:
         >>> 0 < correction_prior()["noise"].log_sd < 0.2
