@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -34,8 +35,7 @@ def test_the_table_reads_back(peers):
     for answer in answers:
         assert bool(answer.reason) != (answer.ttft_s > 0 and answer.tpot_s > 0), answer
         assert answer.version
-        assert "/work" not in answer.reason
-        assert "/tmp" not in answer.reason  # noqa: S108 - looked for, not written
+        assert not re.search(r"(^|\s)(/[\w.-]+){2,}", answer.reason)
     assert len(peers.answered("aiconfigurator")) > 2600
 
 
