@@ -55,6 +55,17 @@ def test_text_fits_the_page(width, ascii_only):
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_names_and_figures_are_never_cut(width):
+    """A narrow page has fewer columns, not shorter cells; a wide one has the corpus' own protocol."""
+    text = validation_text(validated.validation(), Page(width=width))
+    heads = [words(line) for line in text.splitlines() if line.startswith("device ")]
+
+    assert "…" not in text
+    assert heads[0].startswith("device rows median 90 % coverage")
+    assert ("even |ln|" in heads[0]) == (width > 110)
+
+
 def test_colour_is_the_readers_choice():
     """A wrong coverage is red where colour is wanted, and marked where it is not."""
     validation = validated.validation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -12,7 +13,7 @@ from bytebound.report.words import clean, moment
 from bytebound.units import show_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from bytebound.report.page import Cell, Page
 
 SHOWN_GROUPS, SHOWN_ROWS = 12, 12
-ROOMY, BROAD = 76, 120
-"""Columns from which a table has the bias and the mean, and from which it has the corpus' own protocol."""
+ROOMY, GAP, LONGEST_NAME = 76, 2, 28
+"""Columns of a page that is not narrow, between two columns of a table, and of the longest name of a group."""
 
 
 def validation_text(validation: Validation, page: Page) -> str:
@@ -59,35 +60,53 @@ def _about(validation: Validation) -> list[tuple[str, str]]:
 
 
 def _scores(title: str, groups: Sequence[GroupScore], whole: GroupScore | None, page: Page) -> RenderableType:
-    """One row a group, all rows last; ``!`` marks a coverage that is wrong."""
-    columns = [(title, ""), ("rows", "r!"), ("median", "r!"), ("90 %", "r!"), ("coverage", "r!")]
-    columns += [("mean", "r!"), ("bias", "r!"), ("within 25 %", "r!")] if page.width >= ROOMY else []
-    broad = page.width >= BROAD
-    columns += [("median |ln|", "r!"), ("90 % |ln|", "r!"), ("even median |ln|", "r!")] if broad else []
-    names = said.baseline_names(groups) if broad else []
-    columns += [(clean(name), "r") for name in names]
-    shown = [*groups, whole] if whole is not None else groups
-    rows: list[list[Cell]] = []
-    for group in shown:
-        last = group is whole
-        wrong = said.outside(group)
-        covered = Text(f"{'! ' if wrong else ''}{said.share(group.coverage)}", style="red" if wrong else "")
-        cells: list[Cell] = [
-            Text("all rows", style="bold") if last else said.label(group).rpartition("/")[2],
-            said.number_words(group.rows),
-            said.share(group.median_error),
-            said.share(group.p90_error),
-            covered,
-            said.share(group.mean_error),
-            said.share(group.bias, signed=True),
-            said.share(group.within_25),
-            said.log_error(group.median_log_error),
-            said.log_error(group.p90_log_error),
-            said.log_error(group.even_median_log_error),
-        ]
-        fixed = len(columns) - len(names)
-        rows.append([*cells[:fixed], *(said.share(group.baselines.get(name)) for name in names)])
-    return grid(*columns, rows=rows)
+    """One row a group, all rows last, in as many columns as the page holds; ``!`` marks a coverage that is wrong."""
+    shown = [*groups, whole] if whole is not None else [*groups]
+    names = [_short(said.label(group).rpartition("/")[2]) for group in groups]
+    first: list[Cell] = [*names, *([Text("all rows", style="bold")] if whole is not None else [])]
+    columns, cells = [(title, "!")], [first]
+    room = page.width - max(map(len, (title, *first)))
+    for head, column in _figures(shown):
+        room -= GAP + max(map(len, (head, *column)))
+        if room < 0:
+            break
+        columns.append((head, "r!"))
+        cells.append(column)
+    return grid(*columns, rows=list(zip(*cells, strict=True)))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _figures(groups: Sequence[GroupScore]) -> list[tuple[str, list[Cell]]]:
+    """The columns of figures, those a reader misses least at the end."""
+
+    def each(show: Callable[[GroupScore], Cell]) -> list[Cell]:
+        return [show(group) for group in groups]
+
+    return [
+        ("rows", each(lambda g: said.number_words(g.rows))),
+        ("median", each(lambda g: said.share(g.median_error))),
+        ("90 %", each(lambda g: said.share(g.p90_error))),
+        ("coverage", each(_covered)),
+        ("mean", each(lambda g: said.share(g.mean_error))),
+        ("bias", each(lambda g: said.share(g.bias, signed=True))),
+        ("within 25 %", each(lambda g: said.share(g.within_25))),
+        *((clean(name), each(partial(_baseline, name))) for name in said.baseline_names(groups)),
+        ("|ln|", each(lambda g: said.log_error(g.median_log_error))),
+        ("90 % |ln|", each(lambda g: said.log_error(g.p90_log_error))),
+        ("even |ln|", each(lambda g: said.log_error(g.even_median_log_error))),
+    ]
+
+
+def _baseline(name: str, group: GroupScore) -> Cell:
+    return said.share(group.baselines.get(name))
+
+
+def _covered(group: GroupScore) -> Cell:
+    wrong = said.outside(group)
+    return Text(f"{'! ' if wrong else ''}{said.share(group.coverage)}", style="red" if wrong else "")
 
 
 def _worst(validation: Validation) -> list[RenderableType]:

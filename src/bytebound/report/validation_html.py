@@ -78,6 +78,7 @@ def _data(validation: Validation) -> dict[str, Any]:
         "near": NEAR,
         "overall": said.OVERALL,
         "large": said.LARGE_GROUP,
+        "many": said.LARGE,
         **{
             name: [None if value is None else brief(value) for value in getattr(points, name)]
             for name in ("measured", "predicted", "low", "high", "floor")

@@ -316,10 +316,10 @@ const histogram = (rows) => {
   pen.fillStyle = colour("ink"); pen.textBaseline = "bottom"; pen.fillText(`median ${share(2 ** middle - 1, true)}`, Math.min(Math.max(x(middle), 60), width - 60), top - 2);
 };
 
-const bar = (value, band) => {
+const bar = (value, band, rows) => {
   const box = make("span", { className: "bar" });
   if (value === null) return box;
-  const right = make("i", { className: "band" }), fill = make("i", { className: value < band[0] || value > band[1] ? "off" : "" });
+  const right = make("i", { className: "band" }), fill = make("i", { className: rows >= data.many && (value < band[0] || value > band[1]) ? "off" : "" });
   right.style.left = `${100 * band[0]}%`; right.style.width = `${100 * (band[1] - band[0])}%`;
   fill.style.width = `${100 * value}%`;
   box.append(fill, right);
@@ -336,7 +336,7 @@ const table = (rows) => {
     if (!place) dot.style.background = "none";
     const head = make("th", { scope: "row" }, dot, button);
     const cells = [number(found.rows), share(found.median), share(found.ninety), share(found.bias, true), share(found.near), share(found.coverage)];
-    return make("tr", {}, head, ...cells.map((words) => make("td", { className: "n", textContent: words })), make("td", { className: "bars" }, bar(found.coverage, band)));
+    return make("tr", {}, head, ...cells.map((words) => make("td", { className: "n", textContent: words })), make("td", { className: "bars" }, bar(found.coverage, band, found.rows)));
   });
   at("live").replaceChildren(...lines);
   at("live-more").textContent = groups.length > SHOWN ? `${groups.length - SHOWN} smaller groups are not listed; filter to see them.` : "";
