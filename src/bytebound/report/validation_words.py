@@ -260,8 +260,8 @@ def _beaten(validation: Validation) -> list[Spot]:
 
 
 def beaten_by(group: GroupScore, baseline: str) -> bool:
-    """Return whether a simpler predictor has the smaller median error on the same rows."""
-    return group.median_error is not None and group.median_error > group.baselines.get(baseline, math.inf)
+    """Return whether a simpler predictor has the smaller median error on the same rows, by a difference that shows."""
+    return group.median_error is not None and group.median_error > group.baselines.get(baseline, math.inf) + 0.005
 
 
 def _unanswered(validation: Validation) -> list[Spot]:
