@@ -19,7 +19,7 @@ import numpy as np
 from bytebound.calibrate.posterior import Prior, shipped_prior
 from bytebound.calibrate.prior_fit import fit_prior
 from bytebound.calibrate.trial import Deployment, Trial, deployments, held_to, trial
-from bytebound.predict.corrected import EFFECTS, LOADED
+from bytebound.predict.parts import EFFECTS, LOADED
 from bytebound.truth import read_any
 
 HEAD = (

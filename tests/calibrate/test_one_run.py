@@ -21,19 +21,9 @@ from bytebound.documents.truth import Truth
 from bytebound.documents.values import from_json, json_schema, plain, to_json
 from bytebound.errors import QuantityError, RequestError, UnfinishedError, UnknownNameError
 from bytebound.facts.correction_prior import correction_prior
-from bytebound.predict.corrected import (
-    EFFECTS,
-    RATES,
-    TIMES,
-    corrected,
-    correcting,
-    floor_s,
-    log_sd,
-    parted,
-    slopes,
-    with_effects,
-)
+from bytebound.predict.corrected import corrected, correcting
 from bytebound.predict.estimate import estimate_on
+from bytebound.predict.parts import EFFECTS, RATES, TIMES, floor_s, log_sd, parted, slopes, with_effects
 
 MODEL, MACHINE = "llama-3.1-8b", "h100-sxm"
 WORK = bb.Serve(batch=8, prompt=1024, output=128)
@@ -186,7 +176,8 @@ def test_more_points_know_more():
     both = replace(WORK, batch=np.array([8, 128]))
     two = correct(MODEL, MACHINE, both, {"tpot_s": ours(work=both).value})
 
-    assert np.trace(np.array(two.covariance)) < np.trace(np.array(one.covariance))
+    left = [sum((each.log_sd / each.prior_log_sd) ** 2 for each in found.effects) for found in (one, two)]
+    assert left[1] < left[0]
     assert (
         two.outlook[-1].after.high / two.outlook[-1].after.low < one.outlook[-1].after.high / one.outlook[-1].after.low
     )

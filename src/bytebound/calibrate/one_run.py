@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -10,27 +10,17 @@ from uuid import uuid4
 
 import numpy as np
 
-from bytebound.calibrate.posterior import Posterior, Prior, log_seconds, posterior, shipped_prior, stacked
+from bytebound.calibrate.plausible import Point, bound_of, check_physics, metric_of, warnings_of
+from bytebound.calibrate.posterior import Posterior, Prior, posterior, shipped_prior, stacked
 from bytebound.documents.correction import CorrectedPoint, Correction, Effect, Outlook
 from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import Serve, check_range
-from bytebound.errors import QuantityError, RequestError
+from bytebound.errors import RequestError
 from bytebound.predict.calibrated import calibrated
-from bytebound.predict.corrected import (
-    EFFECTS,
-    LOADED,
-    TIMES,
-    Z80,
-    Parted,
-    corrected,
-    deployment_of,
-    floor_s,
-    log_sd,
-    parted,
-)
+from bytebound.predict.corrected import corrected, deployment_of
 from bytebound.predict.estimate import check_degrees, settle
+from bytebound.predict.parts import EFFECTS, LOADED, Z80, Parted, log_sd, parted
 from bytebound.predict.scaled import scaled
-from bytebound.units import show_time, significant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,25 +37,6 @@ if TYPE_CHECKING:
 
 WIDEST = 4.0
 """Where the predictions' own interval is wider than the prior, far from evidence, the prior widens to it, up to this (assumed)."""
-UNDER_FLOOR = 0.02
-"""A clock may be this far off: a measurement further under the physical floor is not of this deployment."""
-FAR_SD, MOST_FACTOR = 3.0, 1e4
-FASTER = "more devices, fewer bits, speculative decoding or a prefix cache than the request says, or a clock that misses the prompt"
-SLOWER = "fewer devices, wider formats, eager mode, power or heat limits, or other load than the request says"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One measured number of the user's own engine: ``metric`` (TIMES or RATES), SI ``value``, one request, where it is from.
-
-    ``noise``: relative standard deviation of the value itself, where repeats tell; 0: not known.
-    """
-
-    metric: str
-    value: float
-    work: Serve
-    source: str = ""
-    noise: float = 0.0
 
 
 def correct(
@@ -140,14 +111,14 @@ def correct_points(
     parts = [_parts(values, point) for values, point in zip(named, points, strict=True)]
     times = [_seconds(p, point.value) for p, point in zip(parts, points, strict=True)]
     for values, p, point, time in zip(named, parts, points, times, strict=True):
-        _check_physics(values, p, point, time)
+        check_physics(values, p, point, time)
     together = stacked(parts)
     spreads = [base_spread(setting, point.metric) for point in points]
     prior = fitted_to(prior or shipped_prior(), together, np.log(spreads) / Z80)
-    own = [prior.noise_of(_named(point)) for point in points]
+    own = [prior.noise_of(metric_of(point)) for point in points]
     spreads = [
         spread
-        if _named(point) != LOADED
+        if metric_of(point) != LOADED
         else max(spread, float(np.exp(Z80 * log_sd(p, np.diag(prior.log_sd**2), each)[0])))
         for point, p, spread, each in zip(points, parts, spreads, own, strict=True)
     ]  # waiting is no part of the interval of an unloaded first token
@@ -175,12 +146,12 @@ def correct_points(
             CorrectedPoint(
                 point.metric, _asked(point.work), point.value,
                 Interval(float(p.value[0]), float(p.value[0] / spread), float(p.value[0] * spread)),
-                each, _bound(values, p), point.source,
+                each, bound_of(values, p), point.source,
             )
             for values, p, point, spread, each in zip(named, parts, points, spreads, after, strict=True)
         ),
         outlook=_outlook(setting, points[0].work, found_, prior.noise),
-        warnings=_warnings(points, parts, times, effects, prior),
+        warnings=warnings_of(points, parts, times, effects, prior),
         provenance=(
             Provenance("measured points", "measured", "; ".join(dict.fromkeys(point.source for point in points if point.source)) or "not stated"),
             *_prior_provenance(),
@@ -206,15 +177,9 @@ def _one(work: Serve, index: int) -> Serve:
     return replace(work, **picked)
 
 
-def _named(point: Point) -> str:
-    """Return the metric our predictions have for a point: TTFT of several requests at once includes waiting."""
-    busy = float(np.max(point.work.batch)) > 1 and point.work.scheduling == "continuous"
-    return LOADED if point.metric == "ttft_s" and busy else point.metric
-
-
 def _parts(named: Mapping[str, Array], point: Point) -> Parted:
     """Return the parts of what was measured."""
-    p = parted(named, point.work, _named(point))
+    p = parted(named, point.work, metric_of(point))
     if not np.isfinite(p.value[0]):
         raise RequestError(
             "the measured request does not fit on this machine by our count of its memory",
@@ -225,31 +190,6 @@ def _parts(named: Mapping[str, Array], point: Point) -> Parted:
 
 def _seconds(p: Parted, value: float) -> float:
     return value if p.amount is None else float(p.amount[0]) / value
-
-
-def _bound(named: Mapping[str, Array], p: Parted) -> float:
-    least = float(floor_s(named, p)[0])
-    return least if p.amount is None else float(p.amount[0]) / least
-
-
-def _check_physics(named: Mapping[str, Array], p: Parted, point: Point, time_s: float) -> None:
-    least = float(floor_s(named, p)[0])
-    ours = float(p.seconds.sum())
-    if time_s < least * (1 - UNDER_FLOOR):
-        raise RequestError(
-            f"{point.metric} of {_worded(point, point.value)} is faster than physics allows ({_worded(point, _bound(named, p))}): "
-            "this is not the deployment that was named",
-            place=point.metric, mend=f"look for {FASTER}",
-        )  # fmt: skip
-    if not 1 / MOST_FACTOR < time_s / ours < MOST_FACTOR:
-        raise QuantityError(
-            f"{point.metric} of {point.value:.4g} is {max(time_s / ours, ours / time_s):.0e} times off the prediction",
-            place=point.metric, mend="check the unit: seconds and 1/s are meant",
-        )  # fmt: skip
-
-
-def _worded(point: Point, value: float) -> str:
-    return show_time(value) if point.metric in TIMES else f"{significant(value)}/s"
 
 
 def fitted_to(prior: Prior, points: Parted, base_sd: Array) -> Prior:
@@ -263,7 +203,7 @@ def interval(named: Mapping[str, Array], p: Parted, covariance: Array, noise: fl
     """Return the 80 % interval of a corrected metric; not under its physical floor."""
     value = float(p.value[0])
     spread = float(np.exp(Z80 * log_sd(p, covariance, noise)[0]))
-    low, high, bound = value / spread, value * spread, _bound(named, p)
+    low, high, bound = value / spread, value * spread, bound_of(named, p)
     if p.amount is None:
         return Interval(value, min(max(low, bound), value), high)
     return Interval(value, low, max(min(high, bound), value))
@@ -271,7 +211,7 @@ def interval(named: Mapping[str, Array], p: Parted, covariance: Array, noise: fl
 
 def _after(named: Mapping[str, Array], point: Point, found: Posterior, noise: float) -> Interval:
     changed = corrected(named, found.mean, point.work)
-    return interval(changed, parted(changed, point.work, _named(point)), found.covariance, noise)
+    return interval(changed, parted(changed, point.work, metric_of(point)), found.covariance, noise)
 
 
 def _outlook(setting: Setting, work: Serve, found: Posterior, noise: float) -> tuple[Outlook, ...]:
@@ -306,27 +246,6 @@ def _asked(work: Serve) -> dict[str, float | str]:
     }  # fmt: skip
 
 
-def _warnings(
-    points: Sequence[Point], parts: Sequence[Parted], times: Sequence[float], effects: Sequence[Effect], prior: Prior
-) -> tuple[str, ...]:
-    """Return what is hard to believe about the run, with likely causes."""
-    found = []
-    for point, p, time in zip(points, parts, times, strict=True):
-        off = float(np.log(time) - log_seconds(p)[0])
-        sd = float(log_sd(p, np.diag(prior.log_sd**2), prior.noise_of(_named(point)))[0])
-        if abs(off) > FAR_SD * sd:
-            found.append(
-                f"{point.metric} is {np.exp(abs(off)):.2f} times {'slower' if off > 0 else 'faster'} than predicted, beyond what "
-                f"deployments like this one differ by (×/÷ {np.exp(FAR_SD * sd):.2f}): look for {SLOWER if off > 0 else FASTER}"
-            )
-    found += [
-        f"the points ask for {effect.name} ×{np.exp(effect.log_shift):.2f}, more than {FAR_SD:g} standard deviations from ours"
-        for effect in effects
-        if abs(effect.log_shift) > FAR_SD * effect.prior_log_sd
-    ]
-    return tuple(found)
-
-
 def _prior_provenance() -> tuple[Provenance, ...]:
     from bytebound.facts.correction_prior import correction_prior  # noqa: PLC0415
 
@@ -336,4 +255,4 @@ def _prior_provenance() -> tuple[Provenance, ...]:
     )
 
 
-__all__ = ["TIMES", "Point", "base_spread", "based", "correct", "correct_points", "interval"]
+__all__ = ["Point", "base_spread", "based", "correct", "correct_points", "fitted_to", "interval"]

@@ -10,7 +10,7 @@ import numpy as np
 from bytebound.calibrate.one_run import Point
 from bytebound.engines.summary import succeeded, tpot_s, ttft_s
 from bytebound.errors import RequestError
-from bytebound.predict.corrected import RATES, TIMES, Z80
+from bytebound.predict.parts import RATES, TIMES, Z80
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import numpy as np
 
 from bytebound.errors import UnfinishedError
 from bytebound.facts.correction_prior import correction_prior
-from bytebound.predict.corrected import EFFECTS, LOADED, Parted, slopes, with_effects
+from bytebound.predict.parts import EFFECTS, LOADED, Parted, slopes, with_effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,14 +9,14 @@ import numpy as np
 
 from bytebound.calibrate.posterior import Prior, log_seconds, posterior
 from bytebound.errors import UnfinishedError
-from bytebound.predict.corrected import slopes, with_effects
+from bytebound.predict.parts import slopes, with_effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from bytebound.predict.corrected import Parted
+    from bytebound.predict.parts import Parted
 
     Array = NDArray[Any]
 

@@ -12,7 +12,8 @@ from bytebound.calibrate.one_run import base_spread, based, fitted_to
 from bytebound.calibrate.posterior import Prior, posterior
 from bytebound.calibrate.prior_fit import Group
 from bytebound.errors import ByteboundError
-from bytebound.predict.corrected import LOADED, Z80, deployment_of, log_sd, parted, with_effects
+from bytebound.predict.corrected import deployment_of
+from bytebound.predict.parts import LOADED, Z80, log_sd, parted, with_effects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
