@@ -93,6 +93,7 @@ def reason(read):
 
 def test_a_row_of_a_server(one):
     row = one()
+    assert row.backend == "cuda"
     assert (row.device, row.engine, row.model) == ("h100-sxm", "vllm", "meta-llama/Meta-Llama-3.1-8B")
     assert (row.metric, row.unit, row.value) == ("tpot_s", "s", 0.0125)
     assert (row.regime, row.statistic, row.trust, row.date) == ("closed-loop", "median", "A", "2026-11-21")
@@ -246,6 +247,8 @@ def test_parallel_degrees_multiply_to_the_devices(one):
     assert (row.work.tp, row.work.ep, row.work.dp, row.work.batch) == (1, 8, 8, 6)
     row = one(n_devices="8", tp="8", notes="attn_dp=8; moe_tp=1; moe_ep=8", batch_or_concurrency="64")
     assert (row.work.tp, row.work.ep, row.work.dp, row.work.batch) == (1, 8, 8, 8)
+    row = one(n_devices="2", tp="2", notes="attn_dp=1; moe_tp=1; moe_ep=8", batch_or_concurrency="64")
+    assert (row.work.tp, row.work.ep, row.work.dp, row.work.batch, row.devices) == (2, 8, 4, 16, 8)
     row = one(n_devices="8", tp="", notes="")
     assert (row.work.tp, row.work.dp) == (8, 1)
     row = one(n_devices="8", tp="4", notes="")

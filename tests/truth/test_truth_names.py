@@ -17,7 +17,7 @@ from bytebound.truth.names import (
     model_of,
 )
 from bytebound.truth.readings import Inexpressible
-from bytebound.truth.weights import GGUF, SPELLINGS, cache_of, weights_of
+from bytebound.truth.weights import GGUF, OWN, SPELLINGS, cache_of, stored_as, weights_of
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,19 @@ def test_what_runs_the_kernels():
     assert backend_of("llama.cpp", "", "m2-max", "") == "metal"
     assert backend_of("llama.cpp", "rocm", "strix-halo-395", "") == "rocm"
     assert backend_of("llama.cpp", "", "ryzen-7950x", "cpu") == "cpu"
-    assert backend_of("vllm", "", "h100-sxm", "") == ""
+    assert backend_of("vllm", "", "h100-sxm", "") == "cuda"
+    assert backend_of("vllm", "", "mi300x", "") == "rocm"
+    assert backend_of("llama.cpp", "", "strix-halo-395", "") == ""
+    assert backend_of("rkllm", "", "rk3588", "") == ""
+
+
+def test_a_checkpoint_that_stores_the_format_itself():
+    assert stored_as("deepseek-ai/DeepSeek-R1", "fp8-block128") == ("deepseek-ai/DeepSeek-R1", "auto")
+    assert stored_as("deepseek-ai/DeepSeek-V3", "nvfp4") == ("nvidia/DeepSeek-R1-NVFP4", "auto")
+    assert stored_as("Qwen/Qwen3-32B", "nvfp4") == ("Qwen/Qwen3-32B", "nvfp4")
+    for (_, form), model in OWN.items():
+        assert resolve(model) == model
+        assert find_format(form)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.names import backend_of, device_of, engine_of, model_of
 from bytebound.truth.readings import Inexpressible, Readings, Unexpressed
 from bytebound.truth.table import LARGEST_FILE, read_rows
-from bytebound.truth.weights import cache_of, weights_of
+from bytebound.truth.weights import cache_of, stored_as, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +91,8 @@ WITH_PREFILL = re.compile(r"incl(\.|uding) (prefill|ttft)|incl\. the prompt|toke
 DEPTH = re.compile(r"@ ?d(\d+)")
 BATCHED = re.compile(r"(\d+) sequences x (\d+) tokens after (\d+)-token prompts|(\d+) sequences x (\d+) prompt tokens")
 PARALLEL = re.compile(r"DP(\d+) EP(\d+) TP(\d+)")
-SETTING = re.compile(r"(attn_dp|moe_tp|moe_ep|gemm_quant|moe_quant) ?= ?([\w.]+)")
+SETTING = re.compile(r"(attn_dp|moe_tp|moe_ep|gemm_quant|moe_quant) ?= ?(\w+)")
+PER_REPLICA = re.compile(r"(?:batch/replica|per-replica batch_size) ?= ?(\d+)")
 RUNNING = re.compile(r"mean running batch ([\d.]+)")
 TASK = re.compile(r"(?:task|dataset) ([\w/+-]+)")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -154,13 +155,17 @@ def read_licences(path: Path) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What a row runs, before its numbers: names of ours, and what had to be assumed."""
+    """What a row runs, before its numbers: names of ours, and what had to be assumed.
+
+    ``stored`` is the format most weights are in; ``weights`` says ``auto`` where the model's own entry stores them so.
+    """
 
     device: str
     engine: str
     backend: str
     model: str
     weights: str
+    stored: str
     kv: str
     kv_assumed: str
     assumed: tuple[str, ...]
@@ -221,7 +226,7 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
     if metric == "tokens_per_s" and cells.get("metric") == "throughput_tok_s_per_gpu":
         value *= count
     work = serve(
-        batch=max(batch / degrees["dp"], 1.0),
+        batch=float(own[1]) if (own := PER_REPLICA.search(notes)) else max(batch / degrees["dp"], 1.0),
         prompt=prompt,
         output=output,
         weights=runs.weights,
@@ -265,11 +270,10 @@ def _launch(cells: Mapping[str, str], source: Source, runs: Deployment, tp: int,
         return Launch(runs.kv)
     isl, osl = (int(number(cells[name]) or 1) for name in ("input_len", "output_len"))
     date = cells["date"] if DAY.fullmatch(cells["date"]) else ""
-    weights = cells["quant"] if runs.weights == "auto" else runs.weights
     return launch_of(
         runs.model,
         runs.device,
-        weights,
+        runs.stored,
         runs.engine,
         kv=runs.kv,
         isl=isl,
@@ -383,19 +387,19 @@ def deployment(printed: Printed) -> Deployment:
     quant = printed.quant
     if quant.replace(".", "").isdigit():
         raise Inexpressible("cells do not fit their columns", f"quant {quant!r}")
-    if quant == "fp4" and model in {"deepseek-ai/DeepSeek-R1", "deepseek-ai/DeepSeek-V3"}:
-        model = "nvidia/DeepSeek-R1-NVFP4"
-        assumed.append("experts and MLPs in NVFP4 and attention in 16 bits, as in the engine maker's checkpoint")
     if printed.layout not in {"", "blank"} and quant.startswith("fp"):
         quant = printed.layout
     doubtful = False
     if not quant and known.weights:
         quant, doubtful = known.weights, known.weights_doubtful
         assumed.append(f"weights: {known.weights_from}")
-    weights = weights_of(quant, engine, model)
-    cache, guess = cache_of(printed.kv, engine, weights, from_nvidia=devices()[device].vendor == "NVIDIA")
+    stored = weights_of(quant, engine, model)
+    cache, guess = cache_of(printed.kv, engine, stored, from_nvidia=devices()[device].vendor == "NVIDIA")
+    model, weights = (model, stored) if engine == "llama.cpp" else stored_as(model, stored)
+    if model != model_of(printed.model):
+        assumed.append(f"layers outside the experts stored as in {model}")
     backend = backend_of(engine, said, device, processor)
-    return Deployment(device, engine, backend, model, weights, cache, guess, tuple(assumed), doubtful)
+    return Deployment(device, engine, backend, model, weights, stored, cache, guess, tuple(assumed), doubtful)
 
 
 def read_count(cells: Mapping[str, str], source: Source) -> int:
@@ -410,7 +414,15 @@ def read_count(cells: Mapping[str, str], source: Source) -> int:
     value = number(text)
     if value is None or value != int(value) or not 1 <= value <= MOST_DEVICES:
         raise Inexpressible("cells do not fit their columns", f"n_devices {text!r}")
-    return max(int(value) // (source.cores_per_device if not cells["n_devices"] else 1), 1)
+    count = max(int(value) // (source.cores_per_device if not cells["n_devices"] else 1), 1)
+    return count * _spread(cells, count)
+
+
+def _spread(cells: Mapping[str, str], count: int) -> int:
+    """Return the replicas of attention that expert degrees larger than the stated devices leave over, else 1."""
+    settings = dict(SETTING.findall(cells["notes"]))
+    experts = int(number(settings.get("moe_tp", "")) or 1) * int(number(settings.get("moe_ep", "")) or 1)
+    return experts // count if experts > count and experts % count == 0 else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,7 +527,7 @@ def read_degrees(cells: Mapping[str, str], count: int, engine: str, notes: str, 
     stated_tp, stated_pp = (number(cells.get(name, "")) for name in ("tp", "pp"))
     ep_found = re.search(r"\bep=(\d+)", notes)
     ep = max(int(settings.get("moe_ep", 0) or 0), int(ep_found[1]) if ep_found else 1, 1)
-    dp = max(int(settings.get("attn_dp", 1)), 1)
+    dp = max(int(settings.get("attn_dp", 1)), 1) * _spread(cells, int(number(cells["n_devices"]) or 1))
     pp = int(stated_pp or 1)
     if engine in LAYER_SPLIT:
         tp, pp = 1, count

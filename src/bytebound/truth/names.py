@@ -186,8 +186,16 @@ BACKEND_SPELLINGS = (
     ("vulkan", "vulkan"),
 )
 
-OWN_BACKEND = {"NVIDIA": "cuda", "Apple": "metal"}
-"""Maker -> what llama.cpp runs on its devices when nothing is said."""
+OWN_BACKEND = {
+    ("NVIDIA", "gpu"): "cuda",
+    ("NVIDIA", "npu"): "cuda",
+    ("Apple", "apple-soc"): "metal",
+    ("AMD", "gpu"): "rocm",
+}
+"""Maker and kind -> what engines run on its devices when nothing is said."""
+
+SEVERAL_BACKENDS = {("llama.cpp", "AMD")}
+"""Engines that have several back ends on a maker's devices: what is not said is not known."""
 
 
 @lru_cache(maxsize=4096)
@@ -212,13 +220,11 @@ def engine_of(printed: str) -> tuple[str, str]:
 
 
 def backend_of(engine: str, said: str, device: str, processor: str) -> str:
-    """Return what runs the kernels: what was ``said``, the processor, or the usual one of the maker (llama.cpp only)."""
-    if processor:
-        return processor
-    if engine != "llama.cpp":
-        return ""
+    """Return what runs the kernels: what was ``said``, the processor, or the usual one of the maker; else an empty string."""
     row = devices()[device]
-    return said or ("cpu" if row.kind == "cpu" else OWN_BACKEND.get(row.vendor, ""))
+    if said or processor or (engine, row.vendor) in SEVERAL_BACKENDS:
+        return processor or said
+    return "cpu" if row.kind == "cpu" else OWN_BACKEND.get((row.vendor, row.kind), "")
 
 
 # ---- models

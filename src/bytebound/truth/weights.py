@@ -8,6 +8,7 @@ from functools import lru_cache
 from bytebound.errors import UnknownNameError
 from bytebound.facts.formats import find_format
 from bytebound.truth.readings import Inexpressible
+from bytebound.truth.silicon_names import CHECKPOINTS
 
 GGUF = {
     "q2_k": "q2_k_m", "q2_k - small": "q2_k_m", "q2_k - medium": "q2_k_m", "q3_k - small": "q3_k", "q3_k - medium": "q3_k_m",
@@ -81,14 +82,36 @@ def weights_of(printed: str, engine: str, model: str) -> str:
         return "fp8-block128"
     if found == "nvfp4" and "gpt-oss" in model:
         return "mxfp4"
-    if found == "nvfp4" and model.startswith("nvidia/DeepSeek"):
-        return "auto"
     if found in {"int8-wo", "fp8"} and engine == "llama.cpp":
         return "q8_0"
     try:
         return find_format(found).name
     except UnknownNameError:
         raise Inexpressible("weight format not in our table", printed) from None
+
+
+OWN = {
+    **CHECKPOINTS,
+    ("deepseek-ai/DeepSeek-V3", "fp8"): "deepseek-ai/DeepSeek-V3",
+    ("deepseek-ai/DeepSeek-V3", "nvfp4"): "nvidia/DeepSeek-R1-NVFP4",
+    ("openai/gpt-oss-120b", "mxfp4"): "openai/gpt-oss-120b",
+    ("openai/gpt-oss-20b", "mxfp4"): "openai/gpt-oss-20b",
+}
+"""(model, format) -> the catalogue entry that stores those weights itself."""
+
+
+def stored_as(model: str, weights: str) -> tuple[str, str]:
+    """Return the catalogue entry that stores a model in ``weights`` itself, and ``auto``; or both unchanged.
+
+    A checkpoint of its own keeps some layers in another format, so that ``auto`` is exact where one format for all is not.
+    ``weights`` is a format of ours.
+
+    Example:
+        >>> stored_as("deepseek-ai/DeepSeek-R1", "nvfp4")
+        ('nvidia/DeepSeek-R1-NVFP4', 'auto')
+    """
+    found = OWN.get((model, "fp8" if weights == "fp8-block128" else weights))
+    return (found, "auto") if found else (model, weights)
 
 
 def cache_of(printed: str, engine: str, weights: str, *, from_nvidia: bool) -> tuple[str, str]:
@@ -101,11 +124,6 @@ def cache_of(printed: str, engine: str, weights: str, *, from_nvidia: bool) -> t
         return find_format(printed).name, ""
     if engine in {"llama.cpp", "fastertransformer"}:
         return "fp16", ""
-    if (
-        engine == "tensorrt-llm"
-        and from_nvidia
-        and weights not in SIXTEEN_BIT
-        and weights.startswith(("fp8", "nvfp4", "auto"))
-    ):
+    if engine == "tensorrt-llm" and from_nvidia and weights not in SIXTEEN_BIT and weights.startswith(("fp8", "nvfp4")):
         return "fp8", "KV cache taken as FP8, which is not stated"
     return "auto", ""
