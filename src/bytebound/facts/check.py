@@ -35,6 +35,9 @@ NO_NUMBERS = {"date", "released", "until", "name", "alias", "version"}
 NO_HOW = {"device_aliases.csv", "families.csv", "trend_series.csv"}
 """Tables of names, not of measured or cited numbers."""
 
+OWN_CHECKS = {"formats.csv", "truth.csv"}
+"""Tables with units of their own kind: bits of a format, and measured rows, whose reader checks each cell."""
+
 BANDWIDTH_BYTES_PER_S = (
     (r"SRAM|wafer", 1e12, 1e17),
     (r"HBM4|NVHBM", 4e12, 4e13),
@@ -73,9 +76,9 @@ def check_facts() -> list[str]:
 
 
 def tables() -> list[str]:
-    """Return the names of our CSV tables (formats.csv counts bits of its own kind and is checked by its own tests)."""
+    """Return the names of our CSV tables, less those of ``OWN_CHECKS``."""
     folder = files("bytebound.facts") / "data"
-    return sorted(item.name for item in folder.iterdir() if item.name.endswith(".csv") and item.name != "formats.csv")
+    return sorted(item.name for item in folder.iterdir() if item.name.endswith(".csv") and item.name not in OWN_CHECKS)
 
 
 def _columns() -> Iterator[str]:
