@@ -17,6 +17,7 @@ from bytebound.documents.work import Serve
 from bytebound.errors import ByteboundError
 from bytebound.ledger import inference
 from bytebound.ledger.request import lay_out
+from bytebound.predict.attained import era_of
 from bytebound.predict.estimate import settle
 from bytebound.predict.prediction import prefilled_together, reside
 from bytebound.predict.serving import (
@@ -69,6 +70,7 @@ class Group:
     amount: Array
     is_rate: NDArray[np.bool_]
     batch: Array
+    era: str
     fits: NDArray[np.bool_]
 
 
@@ -87,13 +89,14 @@ def groups(rows: Sequence[Truth], fitted: Mapping[Key, Offset] | None = None) ->
 def _key(row: Truth) -> tuple[Any, ...]:
     w = row.work
     fixed = tuple((f.name, getattr(w, f.name)) for f in fields(Serve) if f.name not in VARYING)
-    return row.model, row.device, row.engine, row.load.memory_share, fixed
+    return row.model, row.device, row.engine, era_of(row.date), row.engine_version, row.load.memory_share, fixed
 
 
 def _group(rows: list[Truth], index: NDArray[np.int64], fitted: Mapping[Key, Offset] | None) -> Group | None:
     first = rows[0]
     try:
-        setting = settle(first.model, f"{max(r.devices for r in rows)}x {first.device}", first.engine, fitted)
+        setting = settle(first.model, f"{max(r.devices for r in rows)}x {first.device}", first.engine, fitted,
+                         version=first.engine_version, era=era_of(first.date))  # fmt: skip
     except ByteboundError:
         return None
     work = replace(first.work, **{name: _column(rows, name) for name in VARYING})
@@ -125,7 +128,8 @@ def _group(rows: list[Truth], index: NDArray[np.int64], fitted: Mapping[Key, Off
         alone=inference.prefill_ledger(setting.table, request, np.ones(1)),
         together=inference.prefill_ledger(setting.table, request, together), together_count=wide(together),
         pp=wide(request.pp), per_step=wide(_accepted(request.draft, work)), mix=mix, amount=amount,
-        is_rate=np.char.endswith(metric, "_per_s"), batch=batch, fits=fits,
+        is_rate=np.char.endswith(metric, "_per_s"), batch=batch, era=era_of(first.date),
+        fits=fits,
     )  # fmt: skip
 
 

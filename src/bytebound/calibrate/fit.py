@@ -17,7 +17,7 @@ from bytebound.errors import UnfinishedError
 from bytebound.facts.calibration import Offset
 from bytebound.facts.formats import FORMS
 from bytebound.ledger.ledger import CLASS_NAMES
-from bytebound.predict.attained import CLEAR, HOST_QUANTITIES, attained, host_prior, published, terms
+from bytebound.predict.attained import CLEAR, HOST_QUANTITIES, attained, engine_terms, host_prior, published, terms
 from bytebound.predict.roofline import SUMMED, _network, between, rates, started_kernels
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 PHASES = ("decode", "alone", "together")
-PRIOR_SD = {"pool": 0.5, "family": 0.35, "engine": 0.3, "form": 0.5, "kernels": 0.35, "floor_s": 0.5, "host": 1.0}
+PRIOR_SD = {"pool": 0.5, "family": 0.35, "engine": 0.3, "era": 0.3, "form": 0.5, "kernels": 0.35, "floor_s": 0.5, "host": 1.0}
 """Widths of the priors, in log-odds of a share or logarithm of a time (assumed): ``kernels`` is a weight form on one kind of
 hardware, ``host`` an engine's host times."""
 NOISE = 0.12
@@ -42,7 +42,8 @@ ROWS_PER_GROUP = 50
 """Most weight one (source, device, model) may have, in rows. Source: the protocol of the corpus."""
 STEPS, SETTLED = 25, 1e-3
 MOST_OFFSET = 5.0
-"""An offset beyond this is no correction: a share moved by a factor of 150 in odds, a time by as much."""
+"""No offset goes beyond this, a factor of 150 in odds or in time. A time at the lower end is as good as 0; anything else there
+has left its physical range."""
 PENALTY_S = 1e3
 
 
@@ -124,7 +125,7 @@ def _prior_sd(key: Key) -> float:
         return PRIOR_SD["floor_s"]
     if scope.startswith("form:"):
         return PRIOR_SD["kernels" if scope.count(":") == 2 else "form"]
-    return PRIOR_SD["pool" if scope.startswith("pool:") else "engine" if scope.startswith("engine:") else "family"]
+    return PRIOR_SD["pool" if scope.startswith("pool:") else "era" if "@" in scope else "engine" if scope.startswith("engine:") else "family"]
 
 
 def _weights(rows: list[Truth], fits: NDArray[np.bool_]) -> Array:
@@ -142,7 +143,7 @@ def _weights(rows: list[Truth], fits: NDArray[np.bool_]) -> Array:
 def _flatten(group: Group, index: dict[Key, int], start: int) -> tuple[dict[str, Array], dict[str, Array]]:
     setting, count = group.setting, len(group.rows)
     device, ceilings = setting.machine.device, setting.ceilings
-    family, kind, engine = device.family, device.kind, setting.engine.name
+    family, kind, engine, era = device.family, device.kind, setting.engine.name, group.era
 
     def at(key: Key) -> int:
         return index.setdefault(key, len(index))
@@ -151,14 +152,14 @@ def _flatten(group: Group, index: dict[Key, int], start: int) -> tuple[dict[str,
         return [*(at(k) for k in keys), *([-1] * (width - len(keys)))]
 
     share_at: dict[tuple[str, int, int], list[int]] = {}
-    floor_at = {c: columns(terms(family, kind, engine, name, "floor_s"), 3) for c, name in enumerate(CLASS_NAMES)}
+    floor_at = {c: columns(terms(family, kind, engine, name, "floor_s", era=era), 4) for c, name in enumerate(CLASS_NAMES)}
 
     def shares(quantity: str, op_class: int, form: int) -> list[int]:
         key = (quantity, op_class, form)
         if key not in share_at:
             name = CLASS_NAMES[op_class]
             known = published(family, kind, name, quantity) < 1
-            share_at[key] = columns(terms(family, kind, engine, name, quantity, FORMS[form]) if known else (), 5)
+            share_at[key] = columns(terms(family, kind, engine, name, quantity, FORMS[form], era) if known else (), 6)
         return share_at[key]
 
     entries: dict[str, list[Array]] = {}
@@ -184,7 +185,8 @@ def _flatten(group: Group, index: dict[Key, int], start: int) -> tuple[dict[str,
     keep = (flat["compute_s"] > 0) | (flat["memory_s"] > 0) | (flat["launches"] > 0) | (flat["traffic_s"] > 0)
     flat = {name: values[keep] for name, values in flat.items() if name not in {"op_class", "form"}}
     per_case = {
-        "rows": group.rows, "host_at": np.tile([at((f"engine:{engine}", "step", q)) for q in HOST_QUANTITIES], (count, 1)),
+        "rows": group.rows,
+        "host_at": np.tile([columns(engine_terms(engine, "step", q, era), 2) for q in HOST_QUANTITIES], (count, 1, 1)),
         "host_prior": np.tile([host_prior(engine, q) for q in HOST_QUANTITIES], (count, 1)),
         "mix": np.stack([np.broadcast_to(x, (count,)) for x in (group.mix.decode, group.mix.alone, group.mix.together, group.mix.host)], axis=1),
         "started": np.stack([np.broadcast_to(started_kernels(x), (count,)) for x in (group.decode, group.alone, group.together)], axis=1),
@@ -227,28 +229,95 @@ def _entries(ledger: Ledger, ceilings: Any, count: int) -> dict[str, Array]:
     }
 
 
-def seconds(d: Design, offsets: Array) -> tuple[Array, Array]:
-    """Return (times of the phases (cases, 3), predicted metric (cases,)) under ``offsets`` (keys,)."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """One evaluation, taken apart: per entry and per case, as ``_jacobian`` needs them."""
+
+    compute: Array
+    memory: Array
+    compute_share: Array
+    memory_share: Array
+    link_share: Array
+    body: Array
+    floor: Array
+    link: Array
+    bare: Array
+    total: Array
+    host: Array
+    phases: Array
+    spent: Array
+
+
+def _evaluate(d: Design, offsets: Array) -> _Parts:
     padded = np.append(offsets, 0.0)
 
     def share(odds: Array, at: NDArray[np.int64]) -> Array:
         return np.asarray(np.clip(1 / (1 + np.exp(-(odds + padded[at].sum(axis=1)))), CLEAR, 1.0))
 
-    compute = d.compute_s / share(d.compute_odds, d.compute_at)
-    memory = d.memory_s / share(d.memory_odds, d.memory_at)
+    shares = [share(d.compute_odds, d.compute_at), share(d.memory_odds, d.memory_at), share(d.link_odds, d.link_at)]
+    compute, memory, link = d.compute_s / shares[0], d.memory_s / shares[1], d.traffic_s / shares[2]
     body = np.where(d.summed, compute + memory, np.hypot(compute, memory))
     floor = d.launches * d.floor_s * np.exp(padded[d.floor_at].sum(axis=1))
-    link = d.traffic_s / share(d.link_odds, d.link_at)
     row = (body + np.where(d.traffic_s > 0, between(floor, link), floor)) * d.repeat
     cases = len(d.measured)
-    total = np.bincount(d.case * 3 + d.phase, row, minlength=cases * 3).reshape(cases, 3)
-    host = d.host_prior * np.exp(padded[d.host_at])
-    total = np.hypot(total, d.started * host[:, [3, 4, 4]])
-    decode = (total[:, 0] + host[:, 0] + host[:, 1] * d.sequences) / d.per_step
-    alone = total[:, 1] + host[:, 0] + host[:, 1]
-    together = (total[:, 2] + host[:, 0] + host[:, 1] * d.together) / d.together / d.divide
-    spent = d.mix[:, 0] * decode + d.mix[:, 1] * alone + d.mix[:, 2] * together + d.mix[:, 3] * host[:, 2]
-    return np.stack([decode, alone, together], axis=1), np.where(d.is_rate, d.amount / spent, spent)
+    bare = np.bincount(d.case * 3 + d.phase, row, minlength=cases * 3).reshape(cases, 3)
+    host = d.host_prior * np.exp(padded[d.host_at].sum(axis=2))
+    total = np.hypot(bare, d.started * host[:, LAUNCH])
+    added = host[:, :1] + host[:, 1:2] * np.stack([d.sequences, np.ones(cases), d.together], axis=1)
+    phases = (total + added) / _divisors(d)
+    spent = (d.mix[:, :3] * phases).sum(axis=1) + d.mix[:, 3] * host[:, 2]
+    return _Parts(compute, memory, *shares, body, floor, link, bare, total, host, phases, spent)
+
+
+LAUNCH = [3, 4, 4]
+"""Which of ``HOST_QUANTITIES`` starts the kernels of each phase."""
+
+
+def _divisors(d: Design) -> Array:
+    """Return what one step or pass is divided by: tokens of a speculative step, prompts of a pass over pipeline stages."""
+    return np.stack([d.per_step, np.ones_like(d.per_step), d.together * d.divide], axis=1)
+
+
+def seconds(d: Design, offsets: Array) -> tuple[Array, Array]:
+    """Return (seconds of the phases (cases, 3), predicted metric (cases,)) under ``offsets`` (keys,)."""
+    parts = _evaluate(d, offsets)
+    return parts.phases, np.where(d.is_rate, d.amount / parts.spent, parts.spent)
+
+
+def _jacobian(d: Design, offsets: Array) -> Array:
+    """Return the derivative of ln(seconds of the metric) by every offset, (cases, keys)."""
+    p = _evaluate(d, offsets)
+    cases, keys = len(d.measured), len(d.keys)
+    ratio = np.divide(p.bare, p.total, out=np.zeros_like(p.bare), where=p.total > 0)
+    per_phase = d.mix[:, :3] / _divisors(d) / p.spent[:, None]
+    scale = (per_phase * ratio)[d.case, d.phase] * d.repeat
+    steep = np.where(d.summed, 1.0, np.divide(p.compute, p.body, out=np.zeros_like(p.body), where=p.body > 0))
+    flat = np.where(d.summed, 1.0, np.divide(p.memory, p.body, out=np.zeros_like(p.body), where=p.body > 0))
+    roots = np.sqrt(p.floor * p.link)
+    moves = (
+        (d.compute_at, -scale * steep * p.compute * (1 - p.compute_share)),
+        (d.memory_at, -scale * flat * p.memory * (1 - p.memory_share)),
+        (d.link_at, -scale * (p.link + roots) * (1 - p.link_share)),
+        (d.floor_at, scale * (p.floor + np.where(d.traffic_s > 0, roots, 0.0))),
+    )
+    out = np.zeros(cases * (keys + 1))
+    for at, weight in moves:
+        for column in at.T:
+            live = (column >= 0) & (weight != 0)
+            out += np.bincount(d.case[live] * (keys + 1) + column[live], weight[live], minlength=len(out))
+    found = out.reshape(cases, keys + 1)
+    rows = np.arange(cases)
+    launched = np.divide(d.started * p.host[:, LAUNCH], p.total, out=np.zeros_like(p.total), where=p.total > 0)
+    starting = per_phase * launched * d.started * p.host[:, LAUNCH]
+    counts = np.stack([d.sequences, np.ones(cases), d.together], axis=1)
+    hosts = (
+        per_phase.sum(axis=1) * p.host[:, 0], (per_phase * counts).sum(axis=1) * p.host[:, 1],
+        d.mix[:, 3] * p.host[:, 2] / p.spent, starting[:, 0], starting[:, 1] + starting[:, 2],
+    )  # fmt: skip
+    for quantity, slope in enumerate(hosts):
+        for at in d.host_at[:, quantity].T:
+            found[rows, at] += slope  # −1, no offset, is the last column, which is dropped
+    return found[:, :keys]
 
 
 def fit(d: Design, use: NDArray[np.bool_] | None = None, *, start: Array | None = None) -> tuple[Array, Array]:
@@ -261,9 +330,9 @@ def fit(d: Design, use: NDArray[np.bool_] | None = None, *, start: Array | None 
         UnfinishedError: the fit does not settle, or an offset leaves what is physical.
 
     Method: iteratively reweighted Gauss–Newton on ln(predicted / measured) with Huber weights and Gaussian priors
-    (ridge on the offsets), Jacobian by forward differences, steps halved until the objective falls.
+    (ridge on the offsets), steps halved until the objective falls.
     """
-    sign = np.where(d.is_rate, -1.0, 1.0)
+    sign = np.where(d.is_rate, -1.0, 1.0)  # residuals are of seconds, whatever the metric
     base = d.weight * (1.0 if use is None else use) * (d.measured > 0)
     x = np.zeros(len(d.keys)) if start is None else np.array(start)
     pull = 1 / d.prior_sd**2
@@ -280,13 +349,13 @@ def fit(d: Design, use: NDArray[np.bool_] | None = None, *, start: Array | None 
     value = objective(r, x)
     hessian = np.diag(pull)
     for _ in range(STEPS):
-        jacobian = _jacobian(d, x, sign)
+        jacobian = _jacobian(d, x)
         w = base / NOISE**2 / np.maximum(np.abs(r) / NOISE, 1.0)
         hessian = jacobian.T @ (jacobian * w[:, None]) + np.diag(pull)
         step = -np.linalg.solve(hessian, jacobian.T @ (w * r) + pull * x)
         scale = 1.0
         while scale > 1e-3:
-            tried = x + scale * np.clip(step, -1.0, 1.0)
+            tried = np.clip(x + scale * np.clip(step, -1.0, 1.0), -MOST_OFFSET, MOST_OFFSET)
             new = residual(tried)
             better = objective(new, tried)
             if better < value:
@@ -300,23 +369,15 @@ def fit(d: Design, use: NDArray[np.bool_] | None = None, *, start: Array | None 
             break
     else:
         raise UnfinishedError("the calibration did not settle", place="calibrate", mend="look for contradicting rows")
-    if not np.all(np.isfinite(x)) or np.abs(x).max(initial=0.0) > MOST_OFFSET:
-        worst = int(np.abs(np.nan_to_num(x, nan=np.inf)).argmax())
+    gone = ~np.isfinite(x) | ((np.abs(x) >= MOST_OFFSET) & np.array([not key[2].endswith("_s") and "_s_" not in key[2] for key in d.keys]))
+    gone |= x >= MOST_OFFSET
+    if gone.any():
+        worst = int(gone.argmax())
         raise UnfinishedError(
             f"the fit moves {'/'.join(d.keys[worst])} out of its physical range", place="calibrate",
             mend="look for rows that contradict physics",
         )  # fmt: skip
     return x, np.sqrt(np.diag(np.linalg.inv(hessian)))
-
-
-def _jacobian(d: Design, x: Array, sign: Array, step: float = 1e-3) -> Array:
-    base = np.log(seconds(d, x)[1])
-    out = np.empty((len(d.measured), len(x)))
-    for k in range(len(x)):
-        moved = x.copy()
-        moved[k] += step
-        out[:, k] = sign * (np.log(seconds(d, moved)[1]) - base) / step
-    return out
 
 
 def as_offsets(
@@ -328,7 +389,7 @@ def as_offsets(
     for at in (d.compute_at, d.memory_at, d.floor_at, d.link_at):
         pairs = np.unique(np.stack([np.repeat(d.case, at.shape[1]), at.reshape(-1)]), axis=1)
         seen += np.bincount(pairs[1][live[pairs[0]]] % len(seen), minlength=len(seen))[: len(seen)]
-    seen += np.bincount(d.host_at[live].reshape(-1), minlength=len(seen))
+    seen += np.bincount(d.host_at[live].reshape(-1) % len(seen), minlength=len(seen))
     return {
         key: Offset(float(x[i]), float(sd[i]), int(seen[i]), source, date)
         for i, key in enumerate(d.keys)

@@ -60,16 +60,31 @@ def hardware(kind: str) -> str:
 
 
 def terms(
-    family: str, kind: str, engine: str, operator: str, quantity: str, form: str = FORMS[0]
+    family: str, kind: str, engine: str, operator: str, quantity: str, form: str = FORMS[0], era: str = ""
 ) -> tuple[Key, ...]:
     """Return the keys of the offsets that correct one share or floor; a key without a fitted row counts 0."""
     pool = efficiency(family, kind).pool
     keys: list[Key] = [(pool, operator, quantity), (family, operator, quantity)]
     if operator != "collective" or quantity == "floor_s":
-        keys.append((f"engine:{engine}", operator, quantity))
+        keys += engine_terms(engine, operator, quantity, era)
     if operator in FORMED and form != FORMS[0] and quantity != "floor_s":
         keys += [(f"form:{form}", operator, quantity), (f"form:{form}:{hardware(kind)}", operator, quantity)]
     return tuple(keys)
+
+
+def engine_terms(engine: str, operator: str, quantity: str, era: str) -> tuple[Key, ...]:
+    """Return the keys of an engine's own offsets; an engine of an earlier era has one more (``era`` empty: today's)."""
+    now = (f"engine:{engine}", operator, quantity)
+    return (now, (f"engine:{engine}@{era}", operator, quantity)) if era else (now,)
+
+
+def era_of(date: str) -> str:
+    """Return the era of an engine measured on ``date``: the year up to 2024, empty (today's) after it or not stated."""
+    return date[:4] if date and date[:4] <= LAST_ERA else ""
+
+
+LAST_ERA = "2024"
+"""Engines of this year and before have offsets of their own year: kernels and schedulers changed yearly."""
 
 
 def published(family: str, kind: str, operator: str, quantity: str) -> float:
@@ -90,23 +105,23 @@ def host_prior(engine: str, quantity: str) -> float:
 
 
 def attained(
-    family: str, kind: str, engine: str, fitted: Mapping[Key, Offset] | None = None
+    family: str, kind: str, engine: str, fitted: Mapping[Key, Offset] | None = None, era: str = ""
 ) -> Attained:
     """Return what ``engine`` attains on devices of ``family``.
 
     Args:
         family, kind: of the device. engine: our engine name.
-        fitted: corrections to use; None: the shipped ones.
+        fitted: offsets to use; None: the shipped ones. era: of the engine, see ``era_of``.
     """
-    return _shipped(family, kind, engine) if fitted is None else _attained(family, kind, engine, fitted)
+    return _shipped(family, kind, engine, era) if fitted is None else _attained(family, kind, engine, fitted, era)
 
 
 @lru_cache(maxsize=512)
-def _shipped(family: str, kind: str, engine: str) -> Attained:
-    return _attained(family, kind, engine, offsets())
+def _shipped(family: str, kind: str, engine: str, era: str) -> Attained:
+    return _attained(family, kind, engine, offsets(), era)
 
 
-def _attained(family: str, kind: str, engine: str, fitted: Mapping[Key, Offset]) -> Attained:
+def _attained(family: str, kind: str, engine: str, fitted: Mapping[Key, Offset], era: str) -> Attained:
     def offset(keys: tuple[Key, ...]) -> float:
         return sum(fitted[key].offset for key in keys if key in fitted)
 
@@ -114,14 +129,14 @@ def _attained(family: str, kind: str, engine: str, fitted: Mapping[Key, Offset])
         base = published(family, kind, operator, quantity)
         if base >= 1:
             return 1.0
-        return corrected_share(base, offset(terms(family, kind, engine, operator, quantity, form)))
+        return corrected_share(base, offset(terms(family, kind, engine, operator, quantity, form, era)))
 
     def floor(operator: str) -> float:
         return float(published(family, kind, operator, "floor_s")
-                     * np.exp(offset(terms(family, kind, engine, operator, "floor_s"))))  # fmt: skip
+                     * np.exp(offset(terms(family, kind, engine, operator, "floor_s", era=era))))  # fmt: skip
 
     def host(quantity: str) -> float:
-        return float(host_prior(engine, quantity) * np.exp(offset(((f"engine:{engine}", "step", quantity),))))
+        return float(host_prior(engine, quantity) * np.exp(offset(engine_terms(engine, "step", quantity, era))))
 
     def table(quantity: str) -> NDArray[np.float64]:
         return np.array([[share(operator, quantity, form) for form in FORMS] for operator in CLASS_NAMES])

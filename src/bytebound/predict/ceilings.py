@@ -50,14 +50,17 @@ class Evidence:
     provenance: tuple[Provenance, ...]
 
 
-def ceilings_of(machine: Machine, engine: str, fitted: Mapping[Key, Offset] | None = None) -> Ceilings:
-    """Return the ceilings of one device of ``machine`` as ``engine`` attains them (``fitted`` None: the shipped corrections).
+def ceilings_of(
+    machine: Machine, engine: str, fitted: Mapping[Key, Offset] | None = None, era: str = ""
+) -> Ceilings:
+    """Return the ceilings of one device of ``machine`` as ``engine`` of an ``era`` attains them (``fitted`` None: the shipped
+    offsets).
 
     Without a scale-up link devices talk over the host link; without a stated host link (unified memory) host transfers run
     at memory speed; without a stated network they run at 10 Gb/s, and the estimate says so.
     """
     device, per_node, nodes = machine.device, machine.per_node, machine.nodes
-    found = attained(device.family, device.kind, engine, fitted)
+    found = attained(device.family, device.kind, engine, fitted, era)
     host = device.host_bytes_per_s.value if device.host_bytes_per_s else None
     scaleup = device.scaleup_bytes_per_s.value if device.scaleup_bytes_per_s else None
     scaleout = device.scaleout_bytes_per_s.value if device.scaleout_bytes_per_s else ETHERNET_BYTES_PER_S

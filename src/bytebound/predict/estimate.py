@@ -102,9 +102,12 @@ def _chunk(engine: Engine, device: Device) -> float:
 
 
 def settle(
-    model: str | Architecture, machine: str | Machine, engine: str, fitted: Mapping[Key, Offset] | None = None, version: str = ""
-) -> Setting:
-    """Resolve names; ``fitted`` corrections take the place of the shipped ones, ``version`` is the engine's (empty: the latest).
+    model: str | Architecture, machine: str | Machine, engine: str, fitted: Mapping[Key, Offset] | None = None, *,
+    version: str = "", era: str = "",
+) -> Setting:  # fmt: skip
+    """Resolve names; ``fitted`` offsets take the place of the shipped ones.
+
+    ``version`` is the engine's (empty: the latest), ``era`` the year of an earlier one (see ``predict.attained.era_of``).
 
     Raises:
         UnknownNameError, DocumentError: one of the names is not understood.
@@ -113,7 +116,7 @@ def settle(
     found = machine if isinstance(machine, Machine) else find_machine(machine)
     chosen = find_engine(engine)
     device = found.device
-    host = attained(device.family, device.kind, chosen.name, fitted)
+    host = attained(device.family, device.kind, chosen.name, fitted, era)
     kept = find_reserve(chosen.name, version)
     overheads = Overheads(
         host_s_per_step=host.host_s_per_step, host_s_per_request=host.host_s_per_request,
@@ -129,7 +132,7 @@ def settle(
         compile_table(architecture),
         chosen,
         overheads,
-        ceilings_of(found, chosen.name, fitted),
+        ceilings_of(found, chosen.name, fitted, era),
         evidence_of(found.device),
         version=version,
     )

@@ -15,6 +15,7 @@ from bytebound.errors import DocumentError, QuantityError
 from bytebound.facts.devices import devices
 from bytebound.facts.tables import read_bounded
 from bytebound.truth.assumed import SOURCES, TASK_LENGTHS, USUAL, Lengths, Source
+from bytebound.truth.jobs import job_load
 from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.names import backend_of, device_of, engine_of, model_of
 from bytebound.truth.readings import Inexpressible, Readings, Unexpressed
@@ -100,6 +101,8 @@ OFFLOAD = re.compile(r"offload target: (cpu|disk)|\bhybrid\b|experts in dram", r
 RUN_ID = re.compile(r"\bid=\S*?_tp(\d+)(?:_|\b)")
 """The tensor degree a run's own id states, in a locator that repeats the id."""
 
+NVIDIA_JOB = "NVIDIA GTL benchmark jobs"
+"""What the notes of aiconfigurator's rows call NVIDIA's own jobs, whose load ``truth.jobs`` deduces."""
 INFERENCEX = re.compile(r"origin[ =]InferenceX")
 LAYER_SPLIT = {"llama.cpp", "transformers", "exllama"}
 """Engines that deal whole layers to devices, which then work in turn."""
@@ -266,6 +269,8 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
 
 def _launch(cells: Mapping[str, str], source: Source, runs: Deployment, tp: int, batch: float) -> Launch:
     """Return how a run was launched as far as we know: an InferenceX run by its script, any other by its row alone."""
+    if NVIDIA_JOB in cells["notes"]:
+        return Launch(runs.kv, load=job_load(runs.engine, cells["engine_version"], runs.model, batch))
     if not (source.inferencex or INFERENCEX.search(cells["notes"])):
         return Launch(runs.kv)
     isl, osl = (int(number(cells[name]) or 1) for name in ("input_len", "output_len"))

@@ -11,6 +11,7 @@ from bytebound.documents.work import Serve
 from bytebound.errors import UnknownNameError
 from bytebound.models.catalogue import resolve
 from bytebound.truth.inferencex import LENGTH_SHARE
+from bytebound.truth.jobs import job_load
 from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.readings import Readings, Unexpressed
 from bytebound.truth.silicon_names import BLOCK_FP8, CHECKPOINTS, DEVICES, ENGINES, FORMATS, MODELS, SPECULATION
@@ -142,7 +143,7 @@ def _launch(run: Run, model: str, device: str, engine: str, stored: str) -> Laun
     """Return what a run's script set: KV format, most prompt tokens per step (0: the engine's own limit), and its load."""
     kv = "fp8" if engine == "tensorrt-llm" and stored != "bf16" else "auto"
     if not run.public:
-        return Launch(kv)
+        return Launch(kv, load=job_load(engine, run.backend_version, model, run.batch))
     return launch_of(
         model, device, stored, engine, kv=kv, isl=run.prompt, osl=run.output, tp=run.tp * run.replicas,
         running=run.concurrency, date=run.date,
