@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bytebound.calibrate.posterior import Prior, shipped_prior
-from bytebound.calibrate.prior_fit import fit_prior
-from bytebound.calibrate.trial import Deployment, Trial, deployments, held_to, trial
+from bytebound.fitting.posterior import Prior, shipped_prior
+from bytebound.fitting.prior_fit import fit_prior
+from bytebound.fitting.trial import Deployment, Trial, deployments, held_to, trial
 from bytebound.predict.parts import EFFECTS, LOADED
 from bytebound.truth import read_any
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bytebound.audit import audit_fleet
-    from bytebound.calibrate.one_run import correct
+    from bytebound.fitting.one_run import correct
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.audit import Audit
     from bytebound.documents.calibration import Calibration
@@ -51,7 +51,7 @@ _HOMES = {
     "Validation": "bytebound.documents.validation",
     "audit_fleet": "bytebound.audit",
     "calibrate": "bytebound.observe.calibrate",
-    "correct": "bytebound.calibrate.one_run",
+    "correct": "bytebound.fitting.one_run",
     "diagnose": "bytebound.predict",
     "estimate": "bytebound.predict",
     "find_device": "bytebound.facts.devices",

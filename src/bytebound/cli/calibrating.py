@@ -18,7 +18,7 @@ from bytebound.errors import DocumentError, RequestError, UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bytebound.calibrate.one_run import Point
+    from bytebound.fitting.one_run import Point
     from bytebound.documents.correction import Correction
     from bytebound.documents.observation import Observation, Run
 
@@ -68,7 +68,7 @@ def calibrate(
             "a run is needed: --from RUN or --measured NAME=VALUE, one of the two", place="--from",
             mend="see bytebound calibrate --help",
         )  # fmt: skip
-    from bytebound.calibrate.one_run import based, correct_points  # noqa: PLC0415
+    from bytebound.fitting.one_run import based, correct_points  # noqa: PLC0415
 
     if measured:
         given = _given(measured, model, on, asked)
@@ -108,7 +108,7 @@ def _given(measured: Sequence[str], model: str, on: str, asked: Asked) -> Given:
     """Return the numbers of --measured."""
     _need(model, "MODEL", "name the model that ran")
     _need(on, "--on", "name the machine it ran on")
-    from bytebound.calibrate.one_run import Point  # noqa: PLC0415
+    from bytebound.fitting.one_run import Point  # noqa: PLC0415
 
     work = asked.work()
     pairs = [read_measured(text) for one in measured for text in one.split(",")]
@@ -147,7 +147,7 @@ def read_measured(text: str) -> tuple[str, float]:
 
 
 def _of_tables(tables: Sequence[str], model: str, on: str) -> Given:
-    from bytebound.calibrate.points import points_of_truth  # noqa: PLC0415
+    from bytebound.fitting.points import points_of_truth  # noqa: PLC0415
     from bytebound.truth.table import read_truth  # noqa: PLC0415
 
     rows = [row for name in tables for row in read_truth(Path(name))]
@@ -163,7 +163,7 @@ def _of_tables(tables: Sequence[str], model: str, on: str) -> Given:
 
 def _of_runs(records: Sequence[Observation | Run], model: str, on: str, asked: Asked) -> Given:
     """Return the points of runs; formats come from the record where it states them."""
-    from bytebound.calibrate.points import points_of_run  # noqa: PLC0415
+    from bytebound.fitting.points import points_of_run  # noqa: PLC0415
     from bytebound.documents.observation import Run  # noqa: PLC0415
     from bytebound.facts.engines import engines  # noqa: PLC0415
     from bytebound.observe.compare import engine_of  # noqa: PLC0415

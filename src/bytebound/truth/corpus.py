@@ -19,6 +19,7 @@ from bytebound.truth.jobs import job_load
 from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.names import backend_of, device_of, engine_of, model_of
 from bytebound.truth.readings import Inexpressible, Readings, Unexpressed
+from bytebound.truth.silicon_names import speculates
 from bytebound.truth.table import LARGEST_FILE, read_rows
 from bytebound.truth.weights import cache_of, stored_as, weights_of
 
@@ -198,6 +199,8 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
             _layout_quant(notes),
         )
     )
+    if runs.backend == "cpu" and devices()[runs.device].kind != "cpu":
+        raise Inexpressible("run on the processor of a device catalogued by its accelerator", runs.device)
     count = read_count(cells, source)
     prompt, output, assumed_lengths = read_lengths(cells, source, metric)
     batch, capacity = read_batch(cells["batch"] if memory else cells["batch_or_concurrency"], notes, metric, cells)
@@ -205,6 +208,10 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
     regime = read_regime(source, tier, metric, batch, capacity=capacity)
     degrees = read_degrees(cells, count, runs.engine, notes, runs.model)
     assumed = [*runs.assumed, *assumed_lengths.said]
+    if source.inferencex or INFERENCEX.search(notes):
+        why = speculates(runs.model, runs.stored, runs.device, runs.engine, degrees["tp"], cells["date"])
+        if why:
+            raise Inexpressible("speculative decoding on or unknown", why)
     launch = _launch(cells, source, runs, degrees["tp"] * degrees["dp"], batch)
     if launch.source:
         assumed.append(f"KV format, prompt tokens per step and load as launched by {launch.source}")

@@ -29,6 +29,7 @@ REASONS = (
     "value is not a positive number",
     "out of memory, not a measurement",
     "memory preallocated by the engine",
+    "run on the processor of a device catalogued by its accelerator",
 )
 """Every reason a row may be left unexpressed for; a closed set, so that they can be counted."""
 

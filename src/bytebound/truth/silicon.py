@@ -14,7 +14,7 @@ from bytebound.truth.inferencex import LENGTH_SHARE
 from bytebound.truth.jobs import job_load
 from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.readings import Readings, Unexpressed
-from bytebound.truth.silicon_names import BLOCK_FP8, CHECKPOINTS, DEVICES, ENGINES, FORMATS, MODELS, SPECULATION
+from bytebound.truth.silicon_names import BLOCK_FP8, CHECKPOINTS, DEVICES, ENGINES, FORMATS, MODELS, speculates
 from bytebound.truth.silicon_runs import PACKAGE, Run, read_runs
 
 if TYPE_CHECKING:
@@ -182,12 +182,9 @@ def _weights(run: Run) -> tuple[str, str, str]:
 
 
 def _check_plain(run: Run, deployment: tuple[str, str, str, str]) -> None:
-    rule = SPECULATION.get(deployment)
-    if not run.public or rule is None or run.tp in rule.plain_tp:
-        return
-    if not run.date or (run.date >= rule.first and run.date not in rule.plain_dates):
-        when = run.date or "undated"
-        raise _RefusedError("speculative decoding on or unknown", f"{when}; {rule.source}")
+    why = speculates(*deployment, run.tp, run.date) if run.public else ""
+    if why:
+        raise _RefusedError("speculative decoding on or unknown", why)
 
 
 def _notes(run: Run, stored: str) -> str:

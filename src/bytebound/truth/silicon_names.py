@@ -116,3 +116,13 @@ SPECULATION: Mapping[tuple[str, str, str, str], Speculation] = {
 Deployments that are not listed had none before 2026-04-22, the sample's last day. Dates are the earliest the change's
 neighbours in the log allow; for TensorRT-LLM the runs of 2026-01-14 are 35-45 % faster than those of 2025-12-15 with
 the same image and settings, so they are the speculative ones."""
+
+
+def speculates(model: str, stored: str, device: str, engine: str, tp: float, date: str) -> str:
+    """Return why a public run may have decoded speculatively, or an empty string. ``date``: of the run; empty: not stated."""
+    names = {model, *(plain for (plain, weights), entry in CHECKPOINTS.items() if entry == model and weights == stored)}
+    rule = next((SPECULATION[name, stored, device, engine] for name in sorted(names)
+                 if (name, stored, device, engine) in SPECULATION), None)  # fmt: skip
+    if rule is None or tp in rule.plain_tp or (date and (date < rule.first or date in rule.plain_dates)):
+        return ""
+    return f"{date or 'undated'}; {rule.source}"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bytebound.calibrate.kernel_table import CALIBRATION, borrowed, fit_groups, kernel_lines, pooled
-from bytebound.calibrate.kernels import (
+from bytebound.fitting.kernel_table import CALIBRATION, borrowed, fit_groups, kernel_lines, pooled
+from bytebound.fitting.kernels import (
     EXPONENTS,
     FLOOR_S,
     Loads,

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bytebound as bb
-from bytebound.calibrate.one_run import Point, based, correct, correct_points
-from bytebound.calibrate.points import points_of_run, points_of_truth
-from bytebound.calibrate.posterior import Posterior, Prior, log_seconds, posterior, shipped_prior, stacked
-from bytebound.calibrate.prior_fit import Group, fit_prior
+from bytebound.fitting.one_run import Point, based, correct, correct_points
+from bytebound.fitting.points import points_of_run, points_of_truth
+from bytebound.fitting.posterior import Posterior, Prior, log_seconds, posterior, shipped_prior, stacked
+from bytebound.fitting.prior_fit import Group, fit_prior
 from bytebound.documents.correction import Correction
 from bytebound.documents.observation import PhaseRun, RequestRun, Run, Spread
 from bytebound.documents.truth import Truth

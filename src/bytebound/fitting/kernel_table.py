@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bytebound.calibrate.kernels import EXPONENTS, WARM, Fit, fit_kernels, kernel_loads, usable
+from bytebound.fitting.kernels import EXPONENTS, WARM, Fit, fit_kernels, kernel_loads, usable
 from bytebound.errors import RequestError, UnfinishedError
 from bytebound.facts.catalogue import built_in
 from bytebound.truth.kernels import SYSTEMS
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bytebound.calibrate.kernels import Loads
+    from bytebound.fitting.kernels import Loads
     from bytebound.truth.kernels import Kernels
 
     Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.calibrate.posterior import Prior, log_seconds, posterior
+from bytebound.fitting.posterior import Prior, log_seconds, posterior
 from bytebound.errors import UnfinishedError
 from bytebound.predict.parts import slopes, with_effects
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bytebound.calibrate.one_run import Point
+from bytebound.fitting.one_run import Point
 from bytebound.engines.summary import succeeded, tpot_s, ttft_s
 from bytebound.errors import RequestError
 from bytebound.predict.parts import RATES, TIMES, Z80

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.calibrate.cases import groups
+from bytebound.fitting.cases import groups
 from bytebound.errors import UnfinishedError
 from bytebound.facts.calibration import Offset
 from bytebound.facts.formats import FORMS
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bytebound.calibrate.cases import Group
+    from bytebound.fitting.cases import Group
     from bytebound.documents.truth import Truth
     from bytebound.facts.calibration import Key
     from bytebound.ledger.ledger import Ledger

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from bytebound.calibrate.plausible import Point, bound_of, check_physics, metric_of, warnings_of
-from bytebound.calibrate.posterior import Posterior, Prior, posterior, shipped_prior, stacked
+from bytebound.fitting.plausible import Point, bound_of, check_physics, metric_of, warnings_of
+from bytebound.fitting.posterior import Posterior, Prior, posterior, shipped_prior, stacked
 from bytebound.documents.correction import CorrectedPoint, Correction, Effect, Outlook
 from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import Serve, check_range
