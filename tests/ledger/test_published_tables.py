@@ -12,7 +12,7 @@ import pytest
 from bytebound.documents.work import Serve
 from bytebound.facts.formats import find_format
 from bytebound.ledger.inference import decode_ledger, prefill_ledger
-from bytebound.ledger.ledger import ATTENTION, Ledger
+from bytebound.ledger.ledger import CONTEXT, Ledger
 from bytebound.ledger.request import lay_out
 from bytebound.ledger.residence import kv_bytes_per_token
 from bytebound.ledger.table import OpTable, compile_table
@@ -81,7 +81,7 @@ def test_kim_table_3(length, projections, scores, ffn):
     rows = range(len(ledger.names))
     attention = [i for i in rows if ledger.roles[i] == "attention"]
     mlp = [i for i in rows if ledger.roles[i] == "mlp"]
-    act = [i for i in rows if ledger.op_class[i] == ATTENTION]
+    act = [i for i in rows if ledger.op_class[i] == CONTEXT]
     for found, (giga_flops, giga_bytes, intensity) in ((attention, projections), (mlp, ffn)):
         assert flops(ledger, found) / 1e9 == pytest.approx(giga_flops, abs=0.006)
         assert moved(ledger, found) / 1e9 == pytest.approx(giga_bytes, abs=0.006)

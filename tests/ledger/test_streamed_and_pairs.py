@@ -12,7 +12,7 @@ from bytebound.documents.architecture import Embedding, Linear, Norm, Parameter
 from bytebound.documents.work import Serve
 from bytebound.engines.random_gguf import Shape, write_random_gguf
 from bytebound.errors import UnknownNameError
-from bytebound.ledger.ledger import ATTENTION
+from bytebound.ledger.ledger import ATTENTION, CONTEXT
 from bytebound.ledger.precision import row_formats, streamed
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
@@ -91,7 +91,8 @@ def test_pairs_explain_the_flops_of_attention(name, phase):
     ledger = prediction.decode_ledger if phase == "decode" else prediction.prefill_ledger
     s = setting.table.scores
     wide = 2 * s.latent + s.rope if name == LATENT and phase == "decode" else s.qk_dim + s.v_dim
-    rows = ledger.op_class == ATTENTION
+    rows = ledger.op_class == (ATTENTION if phase == "decode" else CONTEXT)
+    assert rows.any()
     assert ledger.flops[rows][:, 0] == pytest.approx(2 * (ledger.pairs[rows][:, 0] * wide))
     for quantity in (ledger.queries, ledger.pairs):
         assert not np.broadcast_to(quantity, ledger.flops.shape)[~rows].any()

@@ -14,7 +14,7 @@ from bytebound.documents.calibration import AttentionCost, Calibration, FormatCo
 from bytebound.documents.device import Device, Figure, Machine
 from bytebound.documents.work import Serve
 from bytebound.errors import RequestError
-from bytebound.ledger.ledger import COLLECTIVE
+from bytebound.ledger.ledger import ATTENTION, COLLECTIVE, CONTEXT, EXPERT
 from bytebound.predict.diagnose import FAR, NEAR, SAME, judge
 from bytebound.predict.estimate import settle
 from bytebound.predict.roofline import OVERHEAD, TIME_RESOURCES, Points, lay_on
@@ -125,7 +125,7 @@ def test_a_grid_of_questions_is_every_question(prompts, batches):
 
 
 def test_without_costs_rows_are_roofs_and_floors():
-    """No calibration: each row is its launch floor and the longer of its two roofs, as before there were calibrations."""
+    """No calibration: each row is its launch floor and its two roofs joined, at the shares of its class and its form."""
     setting = settle("meta-llama/Llama-3.1-8B", "h100-sxm", "vllm")
     assert setting.ceilings.decode is None
     assert setting.ceilings.prefill is None
@@ -136,10 +136,12 @@ def test_without_costs_rows_are_roofs_and_floors():
             if kind == COLLECTIVE:
                 continue
             row = {name: float(np.broadcast_to(getattr(ledger, name), ledger.flops.shape)[i, 0]) for name in ("flops", "weight_bytes", "kv_bytes", "activation_bytes", "launches", "repeat")}  # fmt: skip
-            compute = row["flops"] / (c.flop_per_s[ledger.math[i, 0]] * c.compute_share[kind])
+            form = int(np.broadcast_to(ledger.form, ledger.flops.shape)[i, 0])
+            compute = row["flops"] / (c.flop_per_s[ledger.math[i, 0]] * c.compute_share[kind, form])
             moved = row["weight_bytes"] + row["kv_bytes"] + row["activation_bytes"]
-            memory = moved / (c.memory_bytes_per_s * c.memory_share[kind])
-            by_hand = (max(compute, memory) + c.floor_s[kind] * row["launches"]) * row["repeat"]
+            memory = moved / (c.memory_bytes_per_s * c.memory_share[kind, form])
+            joined = compute + memory if kind in {ATTENTION, CONTEXT, EXPERT} else np.hypot(compute, memory)
+            by_hand = (joined + c.floor_s[kind] * row["launches"]) * row["repeat"]
             assert timing.rows[i, 0] == pytest.approx(by_hand, rel=1e-12), ledger.names[i]
 
 

@@ -14,7 +14,7 @@ from bytebound.facts.efficiency import efficiency
 from bytebound.facts.engine_shares import engine_share, engine_shares
 from bytebound.facts.engines import engines
 from bytebound.facts.formats import find_format
-from bytebound.ledger.ledger import ATTENTION, GEMM
+from bytebound.ledger.ledger import ATTENTION, CONTEXT, EXPERT, GEMM
 from bytebound.models.catalogue import model_ids
 from bytebound.predict import scaled as module
 from bytebound.predict.estimate import settle
@@ -56,8 +56,8 @@ def test_a_measured_machine_takes_the_engines_share():
     """The products' bandwidth share is the table's for that format; attention's likewise; and both are in the sources."""
     setting = settle(MODEL, machine(), "llama.cpp")
     found = scaled(setting, "fp16", "eager")
-    assert found.ceilings.memory_share[GEMM] == pytest.approx(engine_share("llama.cpp", "cpu", "fp16").value)
-    assert found.ceilings.memory_share[ATTENTION] == engine_share("llama.cpp", "cpu", "attention-eager").value
+    for part, classes in (("fp16", [GEMM, EXPERT]), ("attention-eager", [ATTENTION, CONTEXT])):
+        assert found.ceilings.memory_share[classes] == pytest.approx(engine_share("llama.cpp", "cpu", part).value)
     said = [item.what for item in found.evidence.provenance]
     assert any("fp16 products" in what and "measured read ceiling" in what for what in said)
     assert any(what.startswith("attention: ") for what in said)

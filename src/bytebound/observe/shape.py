@@ -92,17 +92,28 @@ def body_shape(target: Target, weights: str) -> Shape:
     width = -(-target.width // unit) * unit
     bytes_per = BLOCKS[weights][1] / BLOCKS[weights][0]
     wanted = min(target.body_elements / target.layers, LARGEST_LAYER_BYTES / bytes_per)
-    heads = _body_heads(target, unit, wanted / (2 * width * target.head_dim) - target.kv_heads)
-    attention = 2 * width * target.head_dim * (heads + target.kv_heads)
+    per_head = 2 * width * target.head_dim
+    kv_heads = _body_kv_heads(target, LARGEST_LAYER_BYTES / bytes_per / (2 * per_head))
+    heads = _body_heads(target, kv_heads, unit, wanted / per_head - kv_heads)
+    attention = per_head * (heads + kv_heads)
     feed_forward = max(round((wanted - attention) / (3 * width) / unit), 1) * unit
     size = (attention + 3 * width * feed_forward) * bytes_per
     layers = min(max(2, -(-int(LEAST_BYTES) // int(size))), max(target.layers, 2))
-    return Shape(layers, width, feed_forward, heads, target.kv_heads, target.head_dim, vocabulary=unit)
+    return Shape(layers, width, feed_forward, heads, kv_heads, target.head_dim, vocabulary=unit)
 
 
-def _body_heads(target: Target, unit: int, most: float) -> int:
+def _body_kv_heads(target: Target, most: float) -> int:
+    """Return the target's key-value heads, or a whole part of them where they alone outweigh the layer."""
+    return next(
+        count
+        for count in range(target.kv_heads, 0, -1)
+        if target.kv_heads % count == 0 and (count <= most or count == 1)
+    )
+
+
+def _body_heads(target: Target, kv_heads: int, unit: int, most: float) -> int:
     """Return as many heads as the target has, or as fill whole blocks, and fewer where they alone outweigh the layer."""
-    step = lcm(target.kv_heads, unit // gcd(unit, target.head_dim))
+    step = lcm(kv_heads, unit // gcd(unit, target.head_dim))
     return max(min(-(-target.heads // step), int(most // step)), 1) * step
 
 
