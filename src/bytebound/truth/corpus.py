@@ -256,7 +256,7 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
         source=cells["source"],
         locator=cells["citation_locator"],
         licence=licence,
-        date=found[0] if (found := re.match(r"\d{4}(-\d{2}){0,2}", cells["date"])) else "",
+        date=found[0] if (found := re.match(r"\d{4}(-\d{2}(?!\d)){0,2}", cells["date"])) else "",
         trust=cast("Trust", trust),
         device=runs.device,
         devices=count,
