@@ -54,6 +54,7 @@ VARYING = ("batch", "prompt", "output", "weights", "kv", "tp", "pp", "ep", "dp",
 class Group:
     """Cases that share a setting: ``rows`` (n,) index the measured rows; the rest broadcasts to (n,).
 
+    ``least`` sums the passes that no scheduler can leave out; laid on physical floors it bounds the metric.
     ``amount`` over the seconds is the metric where it is a rate (``is_rate``); the seconds themselves are it otherwise.
     ``fits`` is False where our memory model says the work cannot run as stated.
     """
@@ -67,6 +68,7 @@ class Group:
     pp: Array
     per_step: Array
     mix: Mix
+    least: Mix
     amount: Array
     is_rate: NDArray[np.bool_]
     batch: Array
@@ -89,14 +91,14 @@ def groups(rows: Sequence[Truth], fitted: Mapping[Key, Offset] | None = None) ->
 def _key(row: Truth) -> tuple[Any, ...]:
     w = row.work
     fixed = tuple((f.name, getattr(w, f.name)) for f in fields(Serve) if f.name not in VARYING)
-    return row.model, row.device, row.engine, era_of(row.date), row.engine_version, row.load.memory_share, fixed
+    return row.model, row.device, row.engine, era_of(row.date, row.engine_version), row.engine_version, row.load.memory_share, fixed
 
 
 def _group(rows: list[Truth], index: NDArray[np.int64], fitted: Mapping[Key, Offset] | None) -> Group | None:
     first = rows[0]
     try:
         setting = settle(first.model, f"{max(r.devices for r in rows)}x {first.device}", first.engine, fitted,
-                         version=first.engine_version, era=era_of(first.date))  # fmt: skip
+                         version=first.engine_version, era=era_of(first.date, first.engine_version))  # fmt: skip
     except ByteboundError:
         return None
     work = replace(first.work, **{name: _column(rows, name) for name in VARYING})
@@ -122,13 +124,14 @@ def _group(rows: list[Truth], index: NDArray[np.int64], fitted: Mapping[Key, Off
     request = replace(request, batch=batch)
     together = prefilled_together(request)
     metric = np.array([r.metric for r in rows])
-    mix, amount = _metrics(rows, metric, regime, batch, asked, prompt, output, chunk, wide(request.dp))
+    mix, least, amount = _metrics(rows, metric, regime, batch, asked, prompt, output, chunk, wide(request.dp))
     return Group(
         setting=setting, rows=index, decode=inference.decode_ledger(setting.table, request),
         alone=inference.prefill_ledger(setting.table, request, np.ones(1)),
         together=inference.prefill_ledger(setting.table, request, together), together_count=wide(together),
-        pp=wide(request.pp), per_step=wide(_accepted(request.draft, work)), mix=mix, amount=amount,
-        is_rate=np.char.endswith(metric, "_per_s"), batch=batch, era=era_of(first.date),
+        pp=wide(request.pp), per_step=wide(_accepted(request.draft, work)), mix=mix, least=least,
+        amount=amount,
+        is_rate=np.char.endswith(metric, "_per_s"), batch=batch, era=era_of(first.date, first.engine_version),
         fits=fits,
     )  # fmt: skip
 
@@ -146,8 +149,8 @@ def _accepted(draft: Array, work: Serve) -> Array:
 def _metrics(
     rows: list[Truth], metric: NDArray[np.str_], regime: NDArray[np.str_], batch: Array, clients: Array, prompt: Array,
     output: Array, chunk: Array, dp: Array,
-) -> tuple[Mix, Array]:  # fmt: skip
-    """Return the coefficients of every row's seconds, and the amount its rate counts."""
+) -> tuple[Mix, Mix, Array]:  # fmt: skip
+    """Return the coefficients of every row's seconds, those of the passes it cannot do without, and what its rate counts."""
     load = [r.load for r in rows]
     rounds = np.array([x.rounds for x in load])
     running = per_token(batch, output, rounds=rounds, per_pass=np.maximum(np.floor(chunk / prompt), 1.0))
@@ -172,14 +175,24 @@ def _metrics(
         "requests_per_s": (_choose(loop, cycle, whole), dp * batch),
         "prefill_tokens_per_s": (prefill_all, dp * batch * prompt),
     }
+    nothing = np.zeros_like(batch)
+    steps = Mix(np.ones_like(batch), nothing, nothing, nothing)
+    one_pass = Mix(nothing, np.ones_like(batch), nothing, nothing)
+    run = _choose(loop, steps * np.maximum(output - 1, 0.0), whole)
+    bounds = {
+        "tpot_s": steps, "decode_tokens_per_s": steps, "ttft_s": one_pass, "prefill_tokens_per_s": prefill_all,
+        "request_s": run, "tokens_per_s": run, "total_tokens_per_s": run, "requests_per_s": run,
+    }  # fmt: skip
     parts = [np.zeros_like(batch) for _ in range(4)]
+    least = [np.zeros_like(batch) for _ in range(4)]
     amount = np.ones_like(batch)
     for name, (mix, counted) in choices.items():
         here = metric == name
-        for part, values in zip(parts, (mix.decode, mix.alone, mix.together, mix.host), strict=True):
-            part[here] = np.broadcast_to(values, batch.shape)[here]
+        for target, source in ((parts, mix), (least, bounds[name])):
+            for part, values in zip(target, (source.decode, source.alone, source.together, source.host), strict=True):
+                part[here] = np.broadcast_to(values, batch.shape)[here]
         amount[here] = counted[here]
-    return Mix(*parts), amount
+    return Mix(*parts), Mix(*least), amount
 
 
 def _choose(where: NDArray[np.bool_], yes: Mix, no: Mix) -> Mix:

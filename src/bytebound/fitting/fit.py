@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 PHASES = ("decode", "alone", "together")
-PRIOR_SD = {"pool": 0.5, "family": 0.35, "engine": 0.3, "era": 0.3, "form": 0.5, "kernels": 0.35, "floor_s": 0.5, "host": 1.0}
+PRIOR_SD = {"pool": 0.5, "family": 0.35, "engines": 0.4, "engine": 0.3, "era": 0.3, "form": 0.5, "kernels": 0.35, "floor_s": 0.5, "host": 1.0}
 """Widths of the priors, in log-odds of a share or logarithm of a time (assumed): ``kernels`` is a weight form on one kind of
 hardware, ``host`` an engine's host times."""
 NOISE = 0.12
@@ -113,7 +113,7 @@ def design(rows: Sequence[Truth]) -> Design:
         case=entry.pop("case").astype(np.int64), phase=entry.pop("phase").astype(np.int64),
         summed=entry.pop("summed") > 0,
         **{name: entry.pop(name).astype(np.int64) for name in ("compute_at", "memory_at", "floor_at", "link_at")},
-        host_at=case.pop("host_at").astype(np.int64), floor_total=np.zeros(len(measured)), **entry, **case,
+        host_at=case.pop("host_at").astype(np.int64), **entry, **case,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def _prior_sd(key: Key) -> float:
         return PRIOR_SD["floor_s"]
     if scope.startswith("form:"):
         return PRIOR_SD["kernels" if scope.count(":") == 2 else "form"]
-    return PRIOR_SD["pool" if scope.startswith("pool:") else "era" if "@" in scope else "engine" if scope.startswith("engine:") else "family"]
+    return PRIOR_SD["pool" if scope.startswith("pool:") else "era" if "@" in scope else "engines" if scope.startswith("engines:") else "engine" if scope.startswith("engine:") else "family"]
 
 
 def _weights(rows: list[Truth], fits: NDArray[np.bool_]) -> Array:
@@ -152,14 +152,14 @@ def _flatten(group: Group, index: dict[Key, int], start: int) -> tuple[dict[str,
         return [*(at(k) for k in keys), *([-1] * (width - len(keys)))]
 
     share_at: dict[tuple[str, int, int], list[int]] = {}
-    floor_at = {c: columns(terms(family, kind, engine, name, "floor_s", era=era), 4) for c, name in enumerate(CLASS_NAMES)}
+    floor_at = {c: columns(terms(family, kind, engine, name, "floor_s", era=era), 5) for c, name in enumerate(CLASS_NAMES)}
 
     def shares(quantity: str, op_class: int, form: int) -> list[int]:
         key = (quantity, op_class, form)
         if key not in share_at:
             name = CLASS_NAMES[op_class]
             known = published(family, kind, name, quantity) < 1
-            share_at[key] = columns(terms(family, kind, engine, name, quantity, FORMS[form], era) if known else (), 6)
+            share_at[key] = columns(terms(family, kind, engine, name, quantity, FORMS[form], era) if known else (), 7)
         return share_at[key]
 
     entries: dict[str, list[Array]] = {}
@@ -186,15 +186,34 @@ def _flatten(group: Group, index: dict[Key, int], start: int) -> tuple[dict[str,
     flat = {name: values[keep] for name, values in flat.items() if name not in {"op_class", "form"}}
     per_case = {
         "rows": group.rows,
-        "host_at": np.tile([columns(engine_terms(engine, "step", q, era), 2) for q in HOST_QUANTITIES], (count, 1, 1)),
+        "host_at": np.tile([columns(engine_terms(engine, "step", q, era), 3) for q in HOST_QUANTITIES], (count, 1, 1)),
         "host_prior": np.tile([host_prior(engine, q) for q in HOST_QUANTITIES], (count, 1)),
         "mix": np.stack([np.broadcast_to(x, (count,)) for x in (group.mix.decode, group.mix.alone, group.mix.together, group.mix.host)], axis=1),
         "started": np.stack([np.broadcast_to(started_kernels(x), (count,)) for x in (group.decode, group.alone, group.together)], axis=1),
         "sequences": np.broadcast_to(group.batch, (count,)), "together": np.broadcast_to(group.together_count, (count,)),
         "divide": np.broadcast_to(group.pp, (count,)), "per_step": np.broadcast_to(group.per_step, (count,)),
+        "floor_total": _floor_s(group, ceilings, count),
         "amount": np.broadcast_to(group.amount, (count,)), "is_rate": group.is_rate.astype(float), "fits": group.fits.astype(float),
     }  # fmt: skip
     return flat, per_case
+
+
+def _floor_s(group: Group, ceilings: Any, count: int) -> Array:
+    """Return the least seconds physics allows each metric, (count,): bytes at full bandwidth, FLOPs at peak."""
+
+    def floor(ledger: Ledger) -> Array:
+        moved = ledger.weight_bytes + ledger.kv_bytes  # activations may stay on chip
+        compute = (ledger.flops / ceilings.flop_per_s.max(axis=0) * ledger.repeat).sum(axis=0)  # no unit is faster
+        return np.broadcast_to(np.maximum(compute, (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s), (count,))
+
+    together = floor(group.together) / group.together_count / group.pp
+    return group.least.seconds(floor(group.decode) / group.per_step, floor(group.alone), together, 0.0)
+
+
+def contradicts(d: Design, tolerance: float = 0.02) -> NDArray[np.bool_]:
+    """Return which cases were measured beyond what physics allows, (cases,): their row or our reading of it is wrong."""
+    seconds_measured = np.where(d.is_rate, d.amount / d.measured, d.measured)
+    return np.asarray(seconds_measured < d.floor_total * (1 - tolerance))
 
 
 def _odds(share: float) -> float:

@@ -97,8 +97,8 @@ def table_bits(streams: Streams, weights: Text) -> Array:
 def math_codes(products: Products, weights: Text, activations: str) -> NDArray[np.int64]:
     """Return the index into ``MATH`` each product multiplies in, (rows, 1) or (rows, requests).
 
-    A ``scaled`` format quantizes activations too and multiplies in its own dtype; every other one multiplies in the
-    activation dtype after dequantization.
+    A ``scaled`` format quantizes activations too and multiplies in its own dtype, and so do GGUF's (llama.cpp multiplies
+    8-bit blocks); every other one multiplies in the activation dtype after dequantization.
     """
     base = activations if activations in MATH else "bf16"
     names = np.atleast_1d(np.asarray(weights, dtype=str))
@@ -109,7 +109,8 @@ def math_codes(products: Products, weights: Text, activations: str) -> NDArray[n
         for role, stored in zip(products.roles, products.stored, strict=True):
             name = stored if kind == AUTO or role not in QUANTIZED_ROLES else str(kind)
             found = find_format(name)
-            chosen = found.math if found.kind == "scaled" else ("fp32" if found.name == "fp32" else base)
+            own = found.kind == "scaled" or found.kind.startswith("gguf")
+            chosen = found.math if own else ("fp32" if found.name == "fp32" else base)
             codes.append(MATH.index(chosen))
         columns.append(codes)
     return np.array(columns, dtype=np.int64).T[:, index.reshape(-1)]

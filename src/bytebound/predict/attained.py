@@ -73,16 +73,35 @@ def terms(
 
 
 def engine_terms(engine: str, operator: str, quantity: str, era: str) -> tuple[Key, ...]:
-    """Return the keys of an engine's own offsets; an engine of an earlier era has one more (``era`` empty: today's)."""
-    now = (f"engine:{engine}", operator, quantity)
-    return (now, (f"engine:{engine}@{era}", operator, quantity)) if era else (now,)
+    """Return the keys of an engine's offsets: of engines like it, its own, and where it is of an earlier era one more."""
+    like = ENGINE_POOLS.get(engine, "")
+    keys = [(f"engines:{like}", operator, quantity)] if like else []
+    keys.append((f"engine:{engine}", operator, quantity))
+    if era:
+        keys.append((f"engine:{engine}@{era}", operator, quantity))
+    return tuple(keys)
 
 
-def era_of(date: str) -> str:
-    """Return the era of an engine measured on ``date``: the year up to 2024, empty (today's) after it or not stated."""
+def era_of(date: str, version: str = "") -> str:
+    """Return the era of an engine measured on ``date``: the year up to 2024, empty (today's) after it or not stated.
+
+    Where the source says that it does not know the engine's version, its settings are as unknown: ``unstated``.
+    """
+    if version == UNSTATED:
+        return "unstated"
     return date[:4] if date and date[:4] <= LAST_ERA else ""
 
 
+UNSTATED = "not in the file"
+"""What a source without the engine's version has in its place."""
+
+
+ENGINE_POOLS = {
+    "vllm": "serving", "sglang": "serving", "tensorrt-llm": "serving", "tgi": "serving", "lmdeploy": "serving",
+    "deepspeed": "serving", "llama.cpp": "local", "mlx": "local", "exllama": "local", "gpt-fast": "local",
+    "tinychat": "local", "mlc": "local",
+}  # fmt: skip
+"""Engine -> engines like it, whose common offsets it takes where it has few rows of its own."""
 LAST_ERA = "2024"
 """Engines of this year and before have offsets of their own year: kernels and schedulers changed yearly."""
 
