@@ -106,7 +106,8 @@ def closed_loop_first_token(
     others = np.minimum(arrivals + (np.maximum(clump, 1.0) - 1) / 2, batch - 1)
     steady = _mix(decode=0.5 * np.maximum(poll_steps, 1.0) + hold_steps, alone=one, together=others)
     share = np.where((rounds > 0) & ~median, 1.0 / np.maximum(rounds, 1.0), 0.0)
-    line = per_token(batch, output, rounds=rounds, per_pass=per_pass) * (output * np.maximum(clients - batch, 0.0) / batch)
+    held = per_token(batch, output, rounds=rounds, per_pass=per_pass) * output + _mix(together=1.0)
+    line = held * (np.maximum(clients - batch, 0.0) / batch)
     return start * share + steady * (1 - share) + line + _mix(host=one)
 
 
