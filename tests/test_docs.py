@@ -423,7 +423,7 @@ def test_every_source_that_asks_for_credit_gets_it():
 
     assert len(rows) >= 3
     for source, licence, _ in rows:
-        name = re.search(r"Epoch AI|gpurentalprices\.com|stas00/ml-engineering", source)
+        name = re.search(r"Epoch AI|gpurentalprices\.com|stas00/ml-engineering|AWS Neuron", source)
         assert name is not None, f"NOTICE does not know {source}"
         assert name[0] in notice
         assert licence in notice
