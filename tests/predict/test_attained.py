@@ -17,6 +17,7 @@ from bytebound.ledger.ledger import CLASS_NAMES
 from bytebound.predict.attained import (
     HOST_QUANTITIES,
     LAST_ERA,
+    UNSTATED,
     attained,
     corrected_share,
     engine_terms,
@@ -146,6 +147,8 @@ def test_forms_have_offsets_where_kernels_differ():
 )
 def test_the_era_of_a_measurement(date, era):
     assert era_of(date) == era
+    assert era_of(date, "0.9.1") == era
+    assert era_of(date, UNSTATED) == "unstated"
 
 
 @given(st.sampled_from(sorted(engines())), st.sampled_from(["2022", "2024"]))

@@ -219,16 +219,30 @@ def test_low_bandwidth_use_is_not_bandwidth_bound():
         bb.diagnose("meta-llama/Llama-3.1-8B", "h100-sxm", Serve(batch=8), step_s=1e-3)
 
 
-def test_elasticities_match_a_perturbation():
-    """Elasticities are shares of time; raising each ceiling by 1 % moves the rate as they say."""
-    setting = settle("meta-llama/Llama-3.1-70B", "8x h100-sxm", "vllm")
-    work = Serve(batch=64, prompt=2000, output=200, tp=8)
-    estimate = bb.estimate("meta-llama/Llama-3.1-70B", "8x h100-sxm", work)
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+@pytest.mark.parametrize(
+    ("model", "on", "work"),
+    [
+        ("meta-llama/Llama-3.1-70B", "8x h100-sxm", Serve(batch=64, prompt=2000, output=200, tp=8)),
+        ("meta-llama/Llama-3.1-8B", "4x h100-sxm", Serve(batch=8, prompt=1000, output=300, tp=4)),
+        ("Qwen/Qwen3-30B-A3B", "2x(4x h100-sxm)", Serve(batch=16, prompt=1500, output=300, tp=8)),
+        ("meta-llama/Llama-3.2-1B-Instruct", "h100-sxm", Serve(batch=1, prompt=1500, output=300)),
+    ],
+)
+def test_elasticities_match_a_perturbation(engine, model, on, work):
+    """Elasticities are shares of time; raising each ceiling by 0.1 % moves the rate as they say."""
+    work = replace(work, engine=engine)
+    setting, estimate = settle(model, on, engine), bb.estimate(model, on, work)
     before = setting.answer(work)["tokens_per_s"][0]
-    for name, ceiling in (("memory_bandwidth", "memory_bytes_per_s"), ("compute", "flop_per_s")):
-        faster = replace(setting.ceilings, **{ceiling: getattr(setting.ceilings, ceiling) * 1.01})
+    ceilings = {
+        "memory_bandwidth": "memory_bytes_per_s", "compute": "flop_per_s", "scale_up_link": "scaleup_bytes_per_s",
+        "scale_out_link": "scaleout_bytes_per_s",
+    }  # fmt: skip
+    for name, ceiling in ceilings.items():
+        faster = replace(setting.ceilings, **{ceiling: getattr(setting.ceilings, ceiling) * 1.001})
         change = setting.answer(work, faster)["tokens_per_s"][0] / before - 1
-        assert change * 100 == pytest.approx(estimate.elasticity[name], abs=0.01)
+        assert change * 1000 == pytest.approx(estimate.elasticity[name], abs=0.002)
+    assert sum(abs(each) for each in estimate.elasticity.values()) == pytest.approx(1)
 
 
 def test_what_does_not_fit_has_no_speed():

@@ -143,7 +143,12 @@ class Timing:
 
 
 def lay_on(
-    ledger: Ledger, ceilings: Ceilings, *, host_s: Array | float = 0.0, launch_s: float = 0.0, costs: Costs | None = None
+    ledger: Ledger,
+    ceilings: Ceilings,
+    *,
+    host_s: Array | float = 0.0,
+    launch_s: float = 0.0,
+    costs: Costs | None = None,
 ) -> Timing:
     """Return the time of one step: per row ``floor × launches`` and both roofs joined (see ``join``).
 
@@ -179,13 +184,13 @@ def lay_on(
         body = np.maximum(np.maximum(compute_s, memory_s), _calibrated(ledger, costs))
         by_compute = np.where(compute_s > memory_s, 1.0, 1 - memory_s / np.maximum(body, 1e-300))
     net = np.flatnonzero(ledger.pattern > 0)
-    up_s, out_s, host_link_s = _network(ledger, ceilings, net)
+    up_s, out_s, host_link_s, waiting_s = _moving(ledger, ceilings, net)
     body = body * ledger.repeat
     rows = body + launches * ledger.repeat
     width = max(rows.shape[1], up_s.shape[1], out_s.shape[1], host_link_s.shape[1])
     if len(net):
         rows = np.array(np.broadcast_to(rows, (len(rows), width)))
-        rows[net] += (up_s + out_s + host_link_s) * ledger.repeat[net]
+        rows[net] += (up_s + out_s + host_link_s + waiting_s) * ledger.repeat[net]
     per_byte = body * (1 - by_compute) / np.maximum(moved, 1e-300)
     spent = np.empty((len(TIME_RESOURCES), width))
     spent[WEIGHT] = (per_byte * ledger.weight_bytes).sum(axis=0)
@@ -194,10 +199,12 @@ def lay_on(
     spent[COMPUTE] = (body * by_compute).sum(axis=0)
     for index, seconds in ((SCALE_UP_LINK, up_s), (SCALE_OUT_LINK, out_s), (HOST_LINK, host_link_s)):
         spent[index] = (seconds * ledger.repeat[net]).sum(axis=0)
-    spent[OVERHEAD] = (launches * ledger.repeat).sum(axis=0)
+    spent[OVERHEAD] = (launches * ledger.repeat).sum(axis=0) + (waiting_s * ledger.repeat[net]).sum(axis=0)
     if launch_s:
         device_s = spent.sum(axis=0)
-        spent[OVERHEAD] += np.hypot(device_s, launch_s * started_kernels(ledger)) - device_s
+        both_s = np.hypot(device_s, launch_s * started_kernels(ledger))
+        spent *= device_s / np.maximum(both_s, 1e-300)  # what a faster device would save
+        spent[OVERHEAD] += both_s - spent.sum(axis=0)
     spent[OVERHEAD] += host_s
     total = spent.sum(axis=0)
     if bool(np.any(total < floor_s * (1 - 1e-9))) or not bool(np.all(np.isfinite(total))):
@@ -214,9 +221,7 @@ def join(compute_s: Array, memory_s: Array, op_class: NDArray[np.int64]) -> tupl
     """Return the seconds of kernels from their seconds under each roof, and the share of them that faster computing shortens.
 
     ``√(compute² + memory²)``, or their sum for the classes in ``SUMMED``; the share is the elasticity of the result.
-
-    Args:
-        compute_s, memory_s: (rows, requests) [s]. op_class: (rows,).
+    Seconds have shape (rows, requests), classes (rows,).
 
     Source: kernel tables of aiconfigurator-core 0.12 (A100 to B200): free exponents of a p-norm fall at 1.5 to 2.9 for
     products (a plain maximum is 1 to 6 points worse in the 90 % error) and at 1 for attention and fused experts.
@@ -277,7 +282,9 @@ def _calibrated(ledger: Ledger, costs: Costs) -> Array:
     )
     attention = ledger.queries * costs.attention.along(keys) + ledger.pairs * costs.s_per_pair
     kind = ledger.op_class[:, None]
-    return np.where((kind == GEMM) | (kind == EXPERT), product, np.where((kind == ATTENTION) | (kind == CONTEXT), attention, 0.0))
+    return np.where(
+        (kind == GEMM) | (kind == EXPERT), product, np.where((kind == ATTENTION) | (kind == CONTEXT), attention, 0.0)
+    )
 
 
 def row_bounds(ledger: Ledger, ceilings: Ceilings, costs: Costs | None = None) -> NDArray[np.int64]:
@@ -302,6 +309,19 @@ def _wide(math: NDArray[np.int64], peak: Array) -> NDArray[np.int64]:
 def between(latency_s: Array, traffic_s: Array) -> Array:
     """Return the seconds of a collective: ``(√latency + √traffic)²``, see ``lay_on``."""
     return np.asarray((np.sqrt(latency_s) + np.sqrt(traffic_s)) ** 2)
+
+
+def _moving(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array, Array, Array, Array]:
+    """Return the seconds of ``_network`` that each link's rate moves, and the rest, which is latency.
+
+    Of ``t = (√latency + √traffic)²`` faster links shorten ``√(traffic × t)``: so the parts of a step are its elasticities.
+    """
+    links = _network(ledger, c, net)
+    prompt = replace(c, floor_s=np.zeros_like(c.floor_s), scaleout_floor_s=np.zeros_like(c.scaleout_floor_s))
+    up, out, host = (
+        np.sqrt(whole * traffic) for whole, traffic in zip(links, _network(ledger, prompt, net), strict=True)
+    )
+    return up, out, host, sum(links) - (up + out + host)
 
 
 def _network(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array, Array, Array]:
