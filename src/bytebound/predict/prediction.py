@@ -132,7 +132,7 @@ def reside(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads) ->
     kv = (r.batch * per_sequence if decoder else np.zeros_like(per_sequence)) + np.zeros_like(weights)
     per_token = residence.kv_bytes_per_token(table, r)
     room = np.maximum(usable - weights - activations - reserve, 0.0)
-    held = np.divide(room * paged, per_sequence, out=np.zeros_like(room * paged), where=per_sequence > 0)
+    held = np.divide(room * paged, per_sequence, out=np.zeros_like(room * paged * per_sequence), where=per_sequence > 0)
     straight = np.divide(room, per_token, out=np.zeros_like(room * per_token), where=per_token > 0)
     tokens = np.where(per_token > 0, np.maximum(held, straight), 0.0)
     return Residence(weights, kv, activations, reserve, usable + np.zeros_like(weights), per_token, np.floor(tokens))
