@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.fitting.cases import groups
-from bytebound.errors import UnfinishedError
+from bytebound.errors import RequestError, UnfinishedError
 from bytebound.facts.calibration import Offset
 from bytebound.facts.formats import FORMS
 from bytebound.ledger.ledger import CLASS_NAMES
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 PHASES = ("decode", "alone", "together")
-PRIOR_SD = {"pool": 0.5, "family": 0.35, "engines": 0.4, "engine": 0.3, "era": 0.3, "form": 0.5, "kernels": 0.35, "floor_s": 0.5, "host": 1.0}
-"""Widths of the priors, in log-odds of a share or logarithm of a time (assumed): ``kernels`` is a weight form on one kind of
+PRIOR_SD = {"pool": 0.3, "family": 0.2, "engines": 0.4, "engine": 0.2, "era": 0.3, "form": 0.3, "kernels": 0.2, "floor_s": 0.3, "host": 1.0}
+"""Widths of the priors, in log-odds of a share or logarithm of a time, chosen by leaving models, devices and engines out: ``kernels`` is a weight form on one kind of
 hardware, ``host`` an engine's host times."""
 NOISE = 0.12
 """Log error of a good prediction; residuals beyond it count linearly (Huber), not squared."""
@@ -90,18 +90,22 @@ class Design:
 
 
 def design(rows: Sequence[Truth]) -> Design:
-    """Return the flat design of the rows that can be predicted and fit in memory."""
+    """Return the flat design of the rows that can be predicted; those that do not fit in memory have weight 0.
+
+    Raises:
+        RequestError: there is none.
+    """
     index: dict[Key, int] = {}
     parts: list[dict[str, Array]] = []
     cases: list[dict[str, Array]] = []
     start = 0
     for group in groups(rows):
-        if not bool(group.fits.any()):
-            continue
         flat, per_case = _flatten(group, index, start)
         parts.append(flat)
         cases.append(per_case)
         start += len(group.rows)
+    if not parts:
+        raise RequestError("no row is a time of a model that can be read", place="truth", mend="give rows with times")
     entry = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     case = {name: np.concatenate([c[name] for c in cases]) for name in cases[0]}
     measured = np.array([rows[i].value for i in case["rows"]])

@@ -171,6 +171,15 @@ def compile_table(architecture: Architecture, *, fused: bool = True) -> OpTable:
     )
 
 
+def model_kind(table: OpTable) -> str:
+    """Return what kind of model it is, as far as its costs differ: dense, moe, mla-moe, mla or hybrid (recurrent states)."""
+    if bool((table.streams.state_bytes > 0).any()):
+        return "hybrid"
+    latent = bool((table.scores.kind == LATENT).any())
+    routed = bool((table.products.copies > 1).any())
+    return ("mla-moe" if routed else "mla") if latent else ("moe" if routed else "dense")
+
+
 def _stream(tower: Tower, main: Tower) -> int:
     return MAIN if tower is main else ENCODER
 
