@@ -42,13 +42,14 @@ def seen(kind: str, name: str) -> bool:
 
 
 def half_width(
-    clock: str, *, engine: str, family: str, kind: str, unseen: tuple[str, ...] = (),
+    clock: str, *, engine: str, family: str, kind: str, regime: str, unseen: tuple[str, ...] = (),
     fitted: Mapping[Term, float] | None = None,
 ) -> float:  # fmt: skip
     """Return the log half-width of the 80 % interval: ``exp(base + Σ terms)``, widened for what was not seen.
 
     Args:
         clock: a value of ``CLOCKS``. engine: name. family: of the device. kind: of the model (dense, moe, mla-moe, hybrid).
+        regime: how requests arrive (``documents.truth.Regime``).
         unseen: names of ``UNSEEN`` without a row in the fit.
         fitted: terms to use; None: the shipped ones.
 
@@ -56,7 +57,9 @@ def half_width(
     """
     table = terms() if fitted is None else fitted
     total = table.get((clock, "base", "all"), math.log(0.35))
-    total += sum(table.get((clock, what, name), 0.0) for what, name in (("engine", engine), ("family", family), ("kind", kind)))
+    total += sum(table.get((clock, what, name), 0.0) for what, name in (
+        ("engine", engine), ("family", family), ("kind", kind), ("regime", regime),
+    ))  # fmt: skip
     total += sum(table.get((clock, "unseen", what), 0.0) for what in unseen)
     return float(min(max(math.exp(total), NARROWEST), WIDEST))
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 PHASES = ("decode", "alone", "together")
-PRIOR_SD = {"pool": 0.3, "family": 0.2, "engines": 0.4, "engine": 0.2, "era": 0.3, "form": 0.3, "kernels": 0.2, "floor_s": 0.3, "host": 1.0}
+PRIOR_SD = {"pool": 0.3, "family": 0.15, "engines": 0.5, "engine": 0.15, "era": 0.3, "form": 0.25, "kernels": 0.2, "floor_s": 0.3, "host": 1.0}
 """Widths of the priors, in log-odds of a share or logarithm of a time, chosen by leaving models, devices and engines out: ``kernels`` is a weight form on one kind of
 hardware, ``host`` an engine's host times."""
 NOISE = 0.12
