@@ -35,8 +35,11 @@ NO_NUMBERS = {"date", "released", "until", "name", "alias", "version"}
 NO_HOW = {"device_aliases.csv", "families.csv", "trend_series.csv"}
 """Tables of names, not of measured or cited numbers."""
 
-OWN_CHECKS = {"formats.csv", "truth.csv"}
-"""Tables with units of their own kind: bits of a format, and measured rows, whose reader checks each cell."""
+FITTED = {"calibration.csv": ("offset", "sd", "rows"), "intervals.csv": ("value", "rows")}
+"""Tables that a fit wrote -> their columns of numbers, all in logarithms or log-odds but the count of rows."""
+
+OWN_CHECKS = {"formats.csv", "truth.csv", *FITTED}
+"""Tables with units of their own kind: bits of a format, measured rows, whose reader checks each cell, and what was fitted."""
 
 BANDWIDTH_BYTES_PER_S = (
     (r"SRAM|wafer", 1e12, 1e17),
@@ -114,6 +117,28 @@ def _rows() -> Iterator[str]:
                         parse_date(text)
                     except ValueError as error:
                         yield f"{place}: {column} {text}: {error}"
+
+
+def _fitted() -> Iterator[str]:
+    for name, numbers in FITTED.items():
+        seen: set[tuple[str, ...]] = set()
+        for line, cells in read_table(name):
+            place = f"{name}:{line}"
+            key = tuple(text for column, text in cells.items() if column not in {*numbers, "source", "date"})
+            if key in seen:
+                yield f"{place}: {' '.join(key)} given twice"
+            seen.add(key)
+            for column in numbers:
+                if not _is_number(cells[column]) or not math.isfinite(float(cells[column])):
+                    yield f"{place}: {column} is {cells[column]!r}, no finite number"
+                elif column in {"sd", "rows"} and float(cells[column]) < 0:
+                    yield f"{place}: {column} is {cells[column]}, negative"
+            if not cells["source"]:
+                yield f"{place}: no source"
+            try:
+                parse_date(cells["date"])
+            except ValueError as error:
+                yield f"{place}: date {cells['date']}: {error}"
 
 
 def _devices() -> Iterator[str]:
@@ -235,5 +260,5 @@ def _is_number(text: str) -> bool:
 
 
 _CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
-    _columns, _rows, _devices, _references, _prices, _plans, _shares, _trends,
+    _columns, _rows, _fitted, _devices, _references, _prices, _plans, _shares, _trends,
 )  # fmt: skip
