@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bytebound.audit import audit_fleet
-    from bytebound.fitting.one_run import correct
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.audit import Audit
     from bytebound.documents.calibration import Calibration
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from bytebound.errors import ByteboundError
     from bytebound.facts.devices import find_device
     from bytebound.facts.machines import find_machine
+    from bytebound.fitting.one_run import correct
     from bytebound.models import read_model
     from bytebound.observe.calibrate import calibrate
     from bytebound.observe.compare import observe_run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from bytebound.cli.measuring import kept_in
-from bytebound.cli.observing import format_of, keep_all
+from bytebound.cli.observing import format_of, keep_all, progress
 from bytebound.cli.output import FINE, OUTPUT, Json, Quiet, emit, page, writable, write
 from bytebound.cli.serving import DEFAULT, Asked
 from bytebound.errors import DocumentError, RequestError, UnknownNameError
@@ -18,9 +18,9 @@ from bytebound.errors import DocumentError, RequestError, UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bytebound.fitting.one_run import Point
     from bytebound.documents.correction import Correction
     from bytebound.documents.observation import Observation, Run
+    from bytebound.fitting.one_run import Point
 
 TIME_NAMES = {"tpot": "tpot_s", "ttft": "ttft_s", "request": "request_s"}
 RATE_NAMES = {
@@ -44,9 +44,16 @@ def calibrate(
         tuple[str, ...],
         Parameter(negative="", help="NAME=VALUE: tpot, ttft, request in time; decode, prefill, tokens, total, requests per second."),
     ] = (),
+    truth: Annotated[
+        tuple[Path, ...],
+        Parameter(negative="", consume_multiple=True, help="Refit everything from these tables of measured rows; needs --out."),
+    ] = (),
+    silicon: Annotated[
+        bool, Parameter(negative="", help="Refit also from the measurements inside the installed aiconfigurator-core package.")
+    ] = False,
     on: Annotated[str, Parameter(name="--on", help="The machine it ran on; here for runs of the history.")] = "",
     asked: Asked = DEFAULT,
-    out: Annotated[Path | None, Parameter(negative="", group=OUTPUT, help="Also write the correction to this file.")] = None,
+    out: Annotated[Path | None, Parameter(negative="", group=OUTPUT, help="Also write the correction to this file; of a refit, the folder its tables go to.")] = None,
     db: Annotated[str | None, Parameter(help="History: a file or an SQLAlchemy URL; BYTEBOUND_DB by default.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -61,7 +68,17 @@ def calibrate(
         bytebound calibrate --from latest --weights q4_0
 
         bytebound calibrate --from observed.json llama-3.1-8b --on here --out ours.json
+
+        bytebound calibrate --truth rows.csv --silicon --out refitted/
     """
+    if truth or silicon:
+        if from_ or measured or model:
+            raise RequestError(
+                "a refit is of tables of measured rows alone",
+                place="--truth",
+                mend="leave the model, --from and --measured out",
+            )
+        return refit_all(truth, silicon=silicon, out=out, json=json, quiet=quiet)
     writable(out)
     if bool(from_) == bool(measured):
         raise RequestError(
@@ -163,9 +180,9 @@ def _of_tables(tables: Sequence[str], model: str, on: str) -> Given:
 
 def _of_runs(records: Sequence[Observation | Run], model: str, on: str, asked: Asked) -> Given:
     """Return the points of runs; formats come from the record where it states them."""
-    from bytebound.fitting.points import points_of_run  # noqa: PLC0415
     from bytebound.documents.observation import Run  # noqa: PLC0415
     from bytebound.facts.engines import engines  # noqa: PLC0415
+    from bytebound.fitting.points import points_of_run  # noqa: PLC0415
     from bytebound.observe.compare import engine_of  # noqa: PLC0415
 
     runs = [record if isinstance(record, Run) else record.run for record in records]
@@ -233,3 +250,39 @@ def _document(name: str, db: str | None, kind: str) -> Any:
     if kind == "run" and name in {"latest", "previous"}:
         return fetch(history, name, kind="observation")
     return fetch(history, name, kind="correction" if kind == "correction" else None)
+
+
+def refit_all(truth: tuple[Path, ...], *, silicon: bool, out: Path | None, json: bool, quiet: bool) -> int:
+    """Refit offsets and interval terms from tables of measured rows and write both tables to a folder.
+
+    Raises:
+        RequestError: no folder is given, or it is no folder.
+    """
+    if out is None or (out.exists() and not out.is_dir()):
+        raise RequestError("a refit writes two tables", place="--out", mend="give a folder: --out refitted/")
+    import time  # noqa: PLC0415
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from bytebound.cli.validating import read_all  # noqa: PLC0415
+    from bytebound.documents.refitted import Refitted  # noqa: PLC0415
+    from bytebound.facts.calibration import write_offsets  # noqa: PLC0415
+    from bytebound.facts.intervals import write_terms  # noqa: PLC0415
+    from bytebound.fitting.refit import errors_left_out, refit  # noqa: PLC0415
+    from bytebound.report.refitted import refitted_text  # noqa: PLC0415
+
+    begun, today = time.perf_counter(), datetime.now(tz=UTC).date().isoformat()
+    with progress(quiet=quiet) as tell:
+        rows, _, names = read_all(truth, silicon=silicon, tell=tell)
+        source = "; ".join(names)
+        found = refit(rows, source=source, date=today, tell=tell)
+    out.mkdir(parents=True, exist_ok=True)
+    files = (out / "calibration.csv", out / "intervals.csv")
+    write_offsets(files[0], found.offsets)
+    write_terms(files[1], found.terms, source=source, date=today)
+    document = Refitted(
+        when=datetime.now(tz=UTC).isoformat(timespec="seconds"), truth=names, rows=len(rows), used=int(found.usable.sum()),
+        beyond_physics=found.beyond, offsets=len(found.offsets), terms=len(found.terms),
+        left_out=errors_left_out(found, rows), files=tuple(map(str, files)), seconds=time.perf_counter() - begun,
+    )  # fmt: skip
+    emit(document, json=json, text=lambda: refitted_text(document))
+    return FINE

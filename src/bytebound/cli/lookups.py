@@ -241,6 +241,7 @@ SCHEMAS = {
     "comparison": ("bytebound.documents.comparison", "Comparison"),
     "validation": ("bytebound.documents.validation", "Validation"),
     "baseline": ("bytebound.documents.validation", "Baseline"),
+    "refitted": ("bytebound.documents.refitted", "Refitted"),
 }
 
 
@@ -248,7 +249,7 @@ def schema(
     name: Annotated[
         str,
         Parameter(
-            help="machine, fleet, estimate, audit, observation, run, calibration, correction, comparison, validation or baseline."
+            help="machine, fleet, estimate, audit, observation, run, calibration, correction, comparison, validation, baseline or refitted."
         ),
     ],
     /,

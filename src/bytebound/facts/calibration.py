@@ -37,7 +37,6 @@ class Offset:
     date: str
 
 
-
 @cache
 def offsets() -> Mapping[Key, Offset]:
     """Return the shipped corrections (facts/data/calibration.csv)."""

@@ -78,7 +78,11 @@ class Efficiency:
     @property
     def level(self) -> Literal["family", "kind", "generic"]:
         """The coarsest level any share of matrix products came from; other operators follow them."""
-        levels = {share.level for (operator, quantity), share in self.shares.items() if operator == "gemm" and quantity != "floor_s"}
+        levels = {
+            share.level
+            for (operator, quantity), share in self.shares.items()
+            if operator == "gemm" and quantity != "floor_s"
+        }
         return "generic" if "generic" in levels else "kind" if "kind" in levels else "family"
 
 

@@ -32,7 +32,9 @@ UNSEEN = ("model", "device", "family", "engine")
 @cache
 def terms() -> Mapping[Term, float]:
     """Return the shipped terms (facts/data/intervals.csv)."""
-    return MappingProxyType({(r["clock"], r["kind"], r["name"]): float(r["value"]) for _, r in read_table("intervals.csv")})
+    return MappingProxyType(
+        {(r["clock"], r["kind"], r["name"]): float(r["value"]) for _, r in read_table("intervals.csv")}
+    )
 
 
 @cache
@@ -48,7 +50,10 @@ def half_width(
     """Return the log half-width of the 80 % interval: ``exp(base + Σ terms)``, widened for what was not seen.
 
     Args:
-        clock: a value of ``CLOCKS``. engine: name. family: of the device. kind: of the model (dense, moe, mla-moe, hybrid).
+        clock: a value of ``CLOCKS``.
+        engine: its name.
+        family: of the device.
+        kind: of the model (dense, moe, mla-moe, hybrid).
         regime: how requests arrive (``documents.truth.Regime``).
         unseen: names of ``UNSEEN`` without a row in the fit.
         fitted: terms to use; None: the shipped ones.

@@ -20,7 +20,10 @@ POOLED = "*"
 def memory_spreads() -> Mapping[tuple[str, str], float]:
     """Return (metric, engine) -> half-width of the 80 % interval, in natural logarithms of the ratio."""
     return MappingProxyType(
-        {(row["metric"], row["engine"]): float(row["log_half_width_ratio"]) for _, row in read_table("memory_spreads.csv")}
+        {
+            (row["metric"], row["engine"]): float(row["log_half_width_ratio"])
+            for _, row in read_table("memory_spreads.csv")
+        }
     )
 
 

@@ -91,7 +91,15 @@ def groups(rows: Sequence[Truth], fitted: Mapping[Key, Offset] | None = None) ->
 def _key(row: Truth) -> tuple[Any, ...]:
     w = row.work
     fixed = tuple((f.name, getattr(w, f.name)) for f in fields(Serve) if f.name not in VARYING)
-    return row.model, row.device, row.engine, era_of(row.date, row.engine_version), row.engine_version, row.load.memory_share, fixed
+    return (
+        row.model,
+        row.device,
+        row.engine,
+        era_of(row.date, row.engine_version),
+        row.engine_version,
+        row.load.memory_share,
+        fixed,
+    )
 
 
 def _group(rows: list[Truth], index: NDArray[np.int64], fitted: Mapping[Key, Offset] | None) -> Group | None:
@@ -124,7 +132,8 @@ def _group(rows: list[Truth], index: NDArray[np.int64], fitted: Mapping[Key, Off
     request = replace(request, batch=batch)
     together = prefilled_together(request)
     metric = np.array([r.metric for r in rows])
-    mix, least, amount = _metrics(rows, metric, regime, batch, asked, prompt, output, chunk, wide(request.dp))
+    mix, least, amount = _metrics(rows, metric=metric, regime=regime, batch=batch, clients=asked, prompt=prompt,
+                                  output=output, chunk=chunk, dp=wide(request.dp))  # fmt: skip
     return Group(
         setting=setting, rows=index, decode=inference.decode_ledger(setting.table, request),
         alone=inference.prefill_ledger(setting.table, request, np.ones(1)),
@@ -147,7 +156,7 @@ def _accepted(draft: Array, work: Serve) -> Array:
 
 
 def _metrics(
-    rows: list[Truth], metric: NDArray[np.str_], regime: NDArray[np.str_], batch: Array, clients: Array, prompt: Array,
+    rows: list[Truth], *, metric: NDArray[np.str_], regime: NDArray[np.str_], batch: Array, clients: Array, prompt: Array,
     output: Array, chunk: Array, dp: Array,
 ) -> tuple[Mix, Mix, Array]:  # fmt: skip
     """Return the coefficients of every row's seconds, those of the passes it cannot do without, and what its rate counts."""

@@ -12,28 +12,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.fitting.cases import groups
 from bytebound.errors import RequestError, UnfinishedError
 from bytebound.facts.calibration import Offset
 from bytebound.facts.formats import FORMS
+from bytebound.fitting.cases import groups
 from bytebound.ledger.ledger import CLASS_NAMES
 from bytebound.predict.attained import CLEAR, HOST_QUANTITIES, attained, engine_terms, host_prior, published, terms
 from bytebound.predict.roofline import SUMMED, _network, between, rates, started_kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from bytebound.fitting.cases import Group
     from bytebound.documents.truth import Truth
     from bytebound.facts.calibration import Key
+    from bytebound.fitting.cases import Group
     from bytebound.ledger.ledger import Ledger
 
     Array = NDArray[Any]
 
 PHASES = ("decode", "alone", "together")
-PRIOR_SD = {"pool": 0.3, "family": 0.15, "engines": 0.5, "engine": 0.15, "era": 0.3, "form": 0.25, "kernels": 0.2, "floor_s": 0.3, "host": 1.0}
+PRIOR_SD = {
+    "pool": 0.3,
+    "family": 0.15,
+    "engines": 0.5,
+    "engine": 0.15,
+    "era": 0.3,
+    "form": 0.25,
+    "kernels": 0.2,
+    "floor_s": 0.3,
+    "host": 1.0,
+}
 """Widths of the priors, in log-odds of a share or logarithm of a time, chosen by leaving models, devices and engines out: ``kernels`` is a weight form on one kind of
 hardware, ``host`` an engine's host times."""
 NOISE = 0.12
@@ -129,7 +139,17 @@ def _prior_sd(key: Key) -> float:
         return PRIOR_SD["floor_s"]
     if scope.startswith("form:"):
         return PRIOR_SD["kernels" if scope.count(":") == 2 else "form"]
-    return PRIOR_SD["pool" if scope.startswith("pool:") else "era" if "@" in scope else "engines" if scope.startswith("engines:") else "engine" if scope.startswith("engine:") else "family"]
+    return PRIOR_SD[
+        "pool"
+        if scope.startswith("pool:")
+        else "era"
+        if "@" in scope
+        else "engines"
+        if scope.startswith("engines:")
+        else "engine"
+        if scope.startswith("engine:")
+        else "family"
+    ]
 
 
 def _weights(rows: list[Truth], fits: NDArray[np.bool_]) -> Array:
@@ -156,14 +176,18 @@ def _flatten(group: Group, index: dict[Key, int], start: int) -> tuple[dict[str,
         return [*(at(k) for k in keys), *([-1] * (width - len(keys)))]
 
     share_at: dict[tuple[str, int, int], list[int]] = {}
-    floor_at = {c: columns(terms(family, kind, engine, name, "floor_s", era=era), 5) for c, name in enumerate(CLASS_NAMES)}
+    floor_at = {
+        c: columns(terms(family, kind, engine, name, "floor_s", era=era), 5) for c, name in enumerate(CLASS_NAMES)
+    }
 
     def shares(quantity: str, op_class: int, form: int) -> list[int]:
         key = (quantity, op_class, form)
         if key not in share_at:
             name = CLASS_NAMES[op_class]
             known = published(family, kind, name, quantity) < 1
-            share_at[key] = columns(terms(family, kind, engine, name, quantity, FORMS[form], era) if known else (), 7)
+            share_at[key] = columns(
+                terms(family, kind, engine, name, quantity, form=FORMS[form], era=era) if known else (), 7
+            )
         return share_at[key]
 
     entries: dict[str, list[Array]] = {}
@@ -208,7 +232,9 @@ def _floor_s(group: Group, ceilings: Any, count: int) -> Array:
     def floor(ledger: Ledger) -> Array:
         moved = ledger.weight_bytes + ledger.kv_bytes  # activations may stay on chip
         compute = (ledger.flops / ceilings.flop_per_s.max(axis=0) * ledger.repeat).sum(axis=0)  # no unit is faster
-        return np.broadcast_to(np.maximum(compute, (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s), (count,))
+        return np.broadcast_to(
+            np.maximum(compute, (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s), (count,)
+        )
 
     together = floor(group.together) / group.together_count / group.pp
     return group.least.seconds(floor(group.decode) / group.per_step, floor(group.alone), together, 0.0)
@@ -277,8 +303,9 @@ def _evaluate(d: Design, offsets: Array) -> _Parts:
     def share(odds: Array, at: NDArray[np.int64]) -> Array:
         return np.asarray(np.clip(1 / (1 + np.exp(-(odds + padded[at].sum(axis=1)))), CLEAR, 1.0))
 
-    shares = [share(d.compute_odds, d.compute_at), share(d.memory_odds, d.memory_at), share(d.link_odds, d.link_at)]
-    compute, memory, link = d.compute_s / shares[0], d.memory_s / shares[1], d.traffic_s / shares[2]
+    of_compute, of_memory = share(d.compute_odds, d.compute_at), share(d.memory_odds, d.memory_at)
+    of_link = share(d.link_odds, d.link_at)
+    compute, memory, link = d.compute_s / of_compute, d.memory_s / of_memory, d.traffic_s / of_link
     body = np.where(d.summed, compute + memory, np.hypot(compute, memory))
     floor = d.launches * d.floor_s * np.exp(padded[d.floor_at].sum(axis=1))
     row = (body + np.where(d.traffic_s > 0, between(floor, link), floor)) * d.repeat
@@ -289,7 +316,7 @@ def _evaluate(d: Design, offsets: Array) -> _Parts:
     added = host[:, :1] + host[:, 1:2] * np.stack([d.sequences, np.ones(cases), d.together], axis=1)
     phases = (total + added) / _divisors(d)
     spent = (d.mix[:, :3] * phases).sum(axis=1) + d.mix[:, 3] * host[:, 2]
-    return _Parts(compute, memory, *shares, body, floor, link, bare, total, host, phases, spent)
+    return _Parts(compute, memory, of_compute, of_memory, of_link, body, floor, link, bare, total, host, phases, spent)
 
 
 LAUNCH = [3, 4, 4]
@@ -347,7 +374,9 @@ def fit(d: Design, use: NDArray[np.bool_] | None = None, *, start: Array | None 
     """Return (offsets, their standard deviations) that explain the measured rows.
 
     Args:
-        d: the design. use: rows to fit on, (cases,); None: all. start: offsets to start from.
+        d: the design.
+        use: rows to fit on, (cases,); None: all.
+        start: offsets to start from.
 
     Raises:
         UnfinishedError: the fit does not settle, or an offset leaves what is physical.
@@ -392,7 +421,9 @@ def fit(d: Design, use: NDArray[np.bool_] | None = None, *, start: Array | None 
             break
     else:
         raise UnfinishedError("the calibration did not settle", place="calibrate", mend="look for contradicting rows")
-    gone = ~np.isfinite(x) | ((np.abs(x) >= MOST_OFFSET) & np.array([not key[2].endswith("_s") and "_s_" not in key[2] for key in d.keys]))
+    gone = ~np.isfinite(x) | (
+        (np.abs(x) >= MOST_OFFSET) & np.array([not key[2].endswith("_s") and "_s_" not in key[2] for key in d.keys])
+    )
     gone |= x >= MOST_OFFSET
     if gone.any():
         worst = int(gone.argmax())

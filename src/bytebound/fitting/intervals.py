@@ -40,7 +40,8 @@ def fit_terms(
     """Return the terms of ``facts.intervals.half_width`` from residuals, each with the rows behind it.
 
     Args:
-        clocks: (rows,). columns: engine, family and kind of each row, (rows,).
+        clocks: (rows,).
+        columns: engine, family, kind of model and regime of each row, (rows,).
         residual: ln(measured / predicted) of predictions that did not see the row, (rows,).
         deployment: which rows are no independent evidence of each other, (rows,).
     """
@@ -90,13 +91,14 @@ def _base(residual: Array, spread: Array, weight: Array) -> float:
     return float(ratio[order][min(int(np.searchsorted(share, LEVEL)), len(order) - 1)])
 
 
-def widen(
-    clocks: Names, near: Array, far: Array, what: str
-) -> dict[Term, tuple[float, int]]:
+def widen(clocks: Names, near: Array, far: Array, what: str) -> dict[Term, tuple[float, int]]:
     """Return how much wider intervals are without evidence of ``what``, per clock.
 
     Args:
-        near: ln(measured / predicted) of predictions with that evidence. far: without it; both (rows,).
+        clocks: (rows,).
+        near: ln(measured / predicted) of predictions with that evidence, (rows,).
+        far: the same without it.
+        what: what they had not seen.
     """
     found: dict[Term, tuple[float, int]] = {}
     for clock in np.unique(clocks):
@@ -114,15 +116,15 @@ def half_widths(
     table = {key: value for key, (value, _) in terms.items()}
     total = np.array([table.get((clock, "base", "all"), np.log(0.35)) for clock in clocks])
     for kind in KINDS:
-        total += np.array([table.get((clock, kind, name), 0.0) for clock, name in zip(clocks, columns[kind], strict=True)])
+        total += np.array(
+            [table.get((clock, kind, name), 0.0) for clock, name in zip(clocks, columns[kind], strict=True)]
+        )
     for what in unseen:
         total += np.array([table.get((clock, "unseen", what), 0.0) for clock in clocks])
-    return np.clip(np.exp(total), NARROWEST, WIDEST)
+    return np.asarray(np.clip(np.exp(total), NARROWEST, WIDEST))
 
 
-def crossed(
-    clocks: Names, columns: Mapping[str, Names], residual: Array, deployment: NDArray[np.int64]
-) -> Array:
+def crossed(clocks: Names, columns: Mapping[str, Names], residual: Array, deployment: NDArray[np.int64]) -> Array:
     """Return half-widths of rows from terms fitted on other deployments only, (rows,)."""
     out = np.full(len(residual), np.nan)
     fold = deployment * 2654435761 % 2**32 % FOLDS
@@ -130,6 +132,8 @@ def crossed(
     for k in range(FOLDS):
         train, test = known & (fold != k), fold == k
         if train.any() and test.any():
-            terms = fit_terms(clocks[train], {n: c[train] for n, c in columns.items()}, residual[train], deployment[train])
+            terms = fit_terms(
+                clocks[train], {n: c[train] for n, c in columns.items()}, residual[train], deployment[train]
+            )
             out[test] = half_widths(terms, clocks[test], {n: c[test] for n, c in columns.items()})
     return out

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bytebound.fitting.kernels import EXPONENTS, WARM, Fit, fit_kernels, kernel_loads, usable
 from bytebound.errors import RequestError, UnfinishedError
 from bytebound.facts.catalogue import built_in
+from bytebound.fitting.kernels import EXPONENTS, WARM, Fit, fit_kernels, kernel_loads, usable
 from bytebound.truth.kernels import SYSTEMS
 
 if TYPE_CHECKING:

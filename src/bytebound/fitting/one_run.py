@@ -10,12 +10,12 @@ from uuid import uuid4
 
 import numpy as np
 
-from bytebound.fitting.plausible import Point, bound_of, check_physics, metric_of, warnings_of
-from bytebound.fitting.posterior import Posterior, Prior, posterior, shipped_prior, stacked
 from bytebound.documents.correction import CorrectedPoint, Correction, Effect, Outlook
 from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import Serve, check_range
 from bytebound.errors import RequestError
+from bytebound.fitting.plausible import Point, bound_of, check_physics, metric_of, warnings_of
+from bytebound.fitting.posterior import Posterior, Prior, posterior, shipped_prior, stacked
 from bytebound.predict.calibrated import calibrated
 from bytebound.predict.corrected import corrected, deployment_of
 from bytebound.predict.estimate import check_degrees, settle

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.fitting.posterior import Prior, log_seconds
 from bytebound.errors import QuantityError, RequestError
+from bytebound.fitting.posterior import Prior, log_seconds
 from bytebound.predict.parts import LOADED, TIMES, Parted, floor_s, log_sd
 from bytebound.units import show_time, significant
 

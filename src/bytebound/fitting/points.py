@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bytebound.fitting.one_run import Point
 from bytebound.engines.summary import succeeded, tpot_s, ttft_s
 from bytebound.errors import RequestError
+from bytebound.fitting.one_run import Point
 from bytebound.predict.parts import RATES, TIMES, Z80
 
 if TYPE_CHECKING:

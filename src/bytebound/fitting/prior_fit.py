@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.fitting.posterior import Prior, log_seconds, posterior
 from bytebound.errors import UnfinishedError
+from bytebound.fitting.posterior import Prior, log_seconds, posterior
 from bytebound.predict.parts import slopes, with_effects
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bytebound.documents.refitted import LeftOut
 from bytebound.facts.devices import devices
 from bytebound.facts.intervals import CLOCKS
 from bytebound.fitting.fit import as_offsets, contradicts, design, fit, seconds
@@ -45,6 +46,25 @@ class Refit:
     terms: Mapping[Term, tuple[float, int]]
     left_out: Mapping[str, Array]
 
+    @property
+    def beyond(self) -> int:
+        """Rows measured beyond physics."""
+        return int(contradicts(self.design).sum())
+
+
+def errors_left_out(found: Refit, rows: Sequence[Truth]) -> tuple[LeftOut, ...]:
+    """Return the errors of the predictions that had not seen their rows, by what was left out and clock."""
+    clock = columns_of(rows)["clock"][found.design.rows]
+    out = []
+    for what, ratio in found.left_out.items():
+        for name in np.unique(clock):
+            here = (clock == name) & found.usable & np.isfinite(ratio)
+            if here.any():
+                error = np.abs(np.exp(-ratio[here]) - 1)
+                median, high = (float(np.quantile(error, q)) for q in (0.5, 0.9))
+                out.append(LeftOut(what, str(name), int(here.sum()), median, high))
+    return tuple(out)
+
 
 def columns_of(rows: Sequence[Truth]) -> dict[str, Names]:
     """Return source, device, family, engine, model, kind, metric, regime and clock of rows, each (rows,)."""
@@ -81,8 +101,12 @@ def leave_out(
     """Return ln(measured / predicted) by fits that saw no row of the same group, (cases,).
 
     Args:
-        d: all rows. groups: the group of each case. usable: rows a fit may see. start: offsets to start from.
-        only: groups that are asked for; None: all. tell: progress.
+        d: all rows.
+        groups: the group of each case.
+        usable: rows a fit may see.
+        start: offsets to start from.
+        only: groups that are asked for; None: all.
+        tell: progress.
     """
     out = np.full(len(d.measured), np.nan)
     names = [str(n) for n in np.unique(groups) if only is None or str(n) in only]
@@ -94,14 +118,13 @@ def leave_out(
     return out
 
 
-def refit(
-    rows: Sequence[Truth], *, source: str, date: str, tell: Callable[[str], None] = lambda _: None
-) -> Refit:
+def refit(rows: Sequence[Truth], *, source: str, date: str, tell: Callable[[str], None] = lambda _: None) -> Refit:
     """Return offsets and interval terms from measured rows.
 
     Args:
         rows: measured rows; those beyond physics, or that do not fit in memory, are left aside.
-        source, date: written beside every fitted number.
+        source: written beside every fitted number.
+        date: the same.
         tell: progress.
 
     Raises:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.errors import ByteboundError
 from bytebound.fitting.one_run import base_spread, based, fitted_to
 from bytebound.fitting.posterior import Prior, posterior
 from bytebound.fitting.prior_fit import Group
-from bytebound.errors import ByteboundError
 from bytebound.predict.corrected import deployment_of
 from bytebound.predict.parts import LOADED, Z80, log_sd, parted, with_effects
 

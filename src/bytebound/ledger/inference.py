@@ -170,7 +170,16 @@ def attention_prefill_rows(table: OpTable, r: Request, tokens: Array, past: Arra
 
 
 def _attention_ledger(
-    s: Scores, r: Request, *, flops: Array, kv: Array, passed: Array, launches: Array, queries: Array, pairs: Array, op_class: int
+    s: Scores,
+    r: Request,
+    *,
+    flops: Array,
+    kv: Array,
+    passed: Array,
+    launches: Array,
+    queries: Array,
+    pairs: Array,
+    op_class: int,
 ) -> Ledger:
     zero = np.zeros((1, 1))
     count = len(s.names)

@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bytebound.facts.calibration import Offset, Key
+    from bytebound.facts.calibration import Key, Offset
 
 FORMED = frozenset({"gemm", "expert", "attention-decode"})
 """Operators whose kernels differ by weight form (for attention: by the form of the cache)."""
 CLEAR = 1e-3
 """Shares are kept this far from 0 and 1."""
-HOST_QUANTITIES = ("host_s_per_step", "host_s_per_sequence", "host_s_per_request", "launch_s_decode", "launch_s_prefill")
+HOST_QUANTITIES = (
+    "host_s_per_step",
+    "host_s_per_sequence",
+    "host_s_per_request",
+    "launch_s_decode",
+    "launch_s_prefill",
+)
 EAGER = frozenset({"transformers", "deepspeed-mii", "deepspeed"})
 """Engines that start every kernel of a decode step from Python; the others replay a recorded graph or call from C++."""
 PRIOR_LAUNCH_S = {"eager": 8e-6, "graph": 3e-7, "prefill": 6e-6}
@@ -60,7 +66,7 @@ def hardware(kind: str) -> str:
 
 
 def terms(
-    family: str, kind: str, engine: str, operator: str, quantity: str, form: str = FORMS[0], era: str = ""
+    family: str, kind: str, engine: str, operator: str, quantity: str, *, form: str = FORMS[0], era: str = ""
 ) -> tuple[Key, ...]:
     """Return the keys of the offsets that correct one share or floor; a key without a fitted row counts 0."""
     pool = efficiency(family, kind).pool
@@ -129,8 +135,11 @@ def attained(
     """Return what ``engine`` attains on devices of ``family``.
 
     Args:
-        family, kind: of the device. engine: our engine name.
-        fitted: offsets to use; None: the shipped ones. era: of the engine, see ``era_of``.
+        family: of the device.
+        kind: of the device.
+        engine: our engine name.
+        fitted: offsets to use; None: the shipped ones.
+        era: of the engine, see ``era_of``.
     """
     return _shipped(family, kind, engine, era) if fitted is None else _attained(family, kind, engine, fitted, era)
 
@@ -148,7 +157,7 @@ def _attained(family: str, kind: str, engine: str, fitted: Mapping[Key, Offset],
         base = published(family, kind, operator, quantity)
         if base >= 1:
             return 1.0
-        return corrected_share(base, offset(terms(family, kind, engine, operator, quantity, form, era)))
+        return corrected_share(base, offset(terms(family, kind, engine, operator, quantity, form=form, era=era)))
 
     def floor(operator: str) -> float:
         return float(published(family, kind, operator, "floor_s")

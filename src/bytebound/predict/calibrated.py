@@ -63,7 +63,9 @@ def calibrated(setting: Setting, calibration: Calibration, weights: Text) -> Set
             decode=replace(costs, s_per_pair=0.0),
             prefill=replace(costs, attention=Points(np.zeros(1), np.zeros(1))),
         ),
-        overheads=replace(setting.overheads, host_s_per_step=step, host_s_per_sequence=0.0, launch_s_decode=0.0, launch_s_prefill=0.0),
+        overheads=replace(
+            setting.overheads, host_s_per_step=step, host_s_per_sequence=0.0, launch_s_decode=0.0, launch_s_prefill=0.0
+        ),
         evidence=_evidence(setting, calibration, float(attention.s_per_pair)),
         grade="calibrated",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,11 @@ import numpy as np
 
 from bytebound.documents.values import Provenance
 from bytebound.errors import RequestError
+from bytebound.facts.calibration import offsets
 from bytebound.facts.efficiency import efficiency
-from bytebound.ledger.ledger import MATH
-from bytebound.predict.attained import attained
+from bytebound.facts.intervals import half_width, seen
+from bytebound.ledger.ledger import ATTENTION, GEMM, MATH
+from bytebound.predict.attained import attained, terms
 from bytebound.predict.roofline import Ceilings
 
 if TYPE_CHECKING:
@@ -34,10 +37,11 @@ CROSS_NODE_LATENCY_S = 2e-5
 """Latency of one network step between nodes; assumed, a few times an in-node collective's floor."""
 ETHERNET_BYTES_PER_S = 1.25e9
 """What joins devices of unknown network: 10 Gb/s Ethernet, assumed and slow on purpose."""
-SPREADS = {"family": (1.45, 1.6, 1.5), "kind": (1.8, 2.2, 1.8), "generic": (2.2, 2.8, 2.0)}
-"""Half-width factors of the 80 % interval of TPOT, TTFT and energy by how near the efficiencies' evidence is. Wide until
-calibrated: textbook efficiencies without a fit missed 996 public measurements (aiconfigurator-core 0.12 silicon sample)
-by a median of 26 % in TPOT, and the best peer missed TTFT by a median of 49 %."""
+SPREADS = {"kind": (1.8, 2.2), "generic": (2.2, 2.8)}
+"""Least factors of the 80 % interval of TPOT and TTFT on families no measured row is of, by how near the published shares are
+(assumed)."""
+ENERGY_SPREAD = 1.5
+"""Factor of the 80 % interval of energy (assumed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,8 @@ class Evidence:
     provenance: tuple[Provenance, ...]
 
 
-def ceilings_of(
-    machine: Machine, engine: str, fitted: Mapping[Key, Offset] | None = None, era: str = ""
-) -> Ceilings:
-    """Return the ceilings of one device of ``machine`` as ``engine`` of an ``era`` attains them (``fitted`` None: the shipped
-    offsets).
+def ceilings_of(machine: Machine, engine: str, fitted: Mapping[Key, Offset] | None = None, era: str = "") -> Ceilings:
+    """Return the ceilings of one device of ``machine`` as ``engine`` attains them (``fitted`` None: the shipped offsets).
 
     Without a scale-up link devices talk over the host link; without a stated host link (unified memory) host transfers run
     at memory speed; without a stated network they run at 10 Gb/s, and the estimate says so.
@@ -94,31 +95,49 @@ def _rate(device: Device, dtype: str) -> float:
     )
 
 
-def evidence_of(device: Device) -> Evidence:
-    """Return how wide the intervals of predictions on ``device`` are, with the sources of its efficiencies."""
-    found = efficiency(device.family, device.kind)
-    parts = {
-        key: found.of(*key)
-        for key in (("gemm", "compute_share"), ("gemm", "bandwidth_share"), ("attention-decode", "bandwidth_share"))
-    }
-    assumed = any(part.how == "assumed" for part in parts.values())
-    level = found.level if found.level == "generic" else ("kind" if assumed else "family")
-    tpot, ttft, energy = SPREADS[level]
-    items = [
-        Provenance(
-            f"attainable share, {operator} {quantity.split('_')[0]} {part.value:.2f} ({part.low:.2f}–{part.high:.2f}), {part.origin}",
-            part.how,
-            part.source,
-        )
-        for (operator, quantity), part in parts.items()
-    ]
-    items.append(
-        Provenance(
-            f"interval ×/÷ {tpot:g} (TPOT), {ttft:g} (TTFT)",
-            "assumed",
-            "wide until calibrated: textbook efficiencies missed 996 public measurements by a median of 26 % (TPOT)",
-        )
+def evidence_of(device: Device, engine: str, kind: str, era: str = "") -> Evidence:
+    """Return how wide the intervals of predictions on ``device`` are, with the sources of what kernels attain.
+
+    Args:
+        device: the device.
+        engine: our engine name.
+        kind: of the model (``ledger.table.model_kind``).
+        era: of the engine.
+    """
+    published = efficiency(device.family, device.kind)
+    reached = attained(device.family, device.kind, engine, era=era)
+    parts = (
+        ("gemm", "compute_share", reached.compute_share[GEMM, 0]), ("gemm", "bandwidth_share", reached.memory_share[GEMM, 0]),
+        ("attention-decode", "bandwidth_share", reached.memory_share[ATTENTION, 0]),
+    )  # fmt: skip
+    fitted = offsets()
+    rows = max((fitted[key].rows for key in terms(device.family, device.kind, engine, "gemm", "bandwidth_share", era=era)
+                if key in fitted), default=0)  # fmt: skip
+    items = []
+    for operator, quantity, value in parts:
+        share = published.of(operator, quantity)
+        items.append(Provenance(
+            f"attainable share, {operator} {quantity.split('_')[0]} {value:.2f}; published {share.value:.2f} "
+            f"({share.low:.2f}–{share.high:.2f}), {share.origin}",
+            "calibrated" if rows else share.how,
+            f"fitted to {rows} measured rows (docs/accuracy.md); {share.source}" if rows else share.source,
+        ))  # fmt: skip
+    named = {"device": device.id, "family": device.family, "engine": engine}
+    unseen = tuple(what for what, name in named.items() if not seen(what, name))
+    tpot = math.exp(
+        half_width("decode", engine=engine, family=device.family, kind=kind, regime="closed-loop", unseen=unseen)
     )
+    ttft = math.exp(
+        half_width("first", engine=engine, family=device.family, kind=kind, regime="prefill", unseen=unseen)
+    )
+    if "family" in unseen:
+        level = "generic" if published.level == "generic" else "kind"
+        tpot, ttft = max(tpot, SPREADS[level][0]), max(ttft, SPREADS[level][1])
+    without = f"; no measured row of this {', '.join(unseen)}" if unseen else ""
+    items.append(Provenance(
+        f"interval ×/÷ {tpot:.2f} (TPOT), {ttft:.2f} (TTFT), 80 %{without}", "calibrated",
+        "residuals of predictions that had not seen their rows (docs/accuracy.md)",
+    ))  # fmt: skip
     items.append(
         Provenance(
             "energy",
@@ -128,4 +147,4 @@ def evidence_of(device: Device) -> Evidence:
     )
     if device.scaleout_bytes_per_s is None:
         items.append(Provenance("network between nodes", "assumed", "none stated for this device; 10 Gb/s"))
-    return Evidence(tpot, ttft, energy, tuple(items))
+    return Evidence(tpot, ttft, ENERGY_SPREAD, tuple(items))

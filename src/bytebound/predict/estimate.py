@@ -18,7 +18,7 @@ from bytebound.facts.machines import find_machine
 from bytebound.facts.reserves import find_reserve, held_back_bytes
 from bytebound.ledger.request import lay_out
 from bytebound.ledger.residence import kv_bytes_per_token
-from bytebound.ledger.table import compile_table
+from bytebound.ledger.table import compile_table, model_kind
 from bytebound.models import read_model
 from bytebound.predict.answers import answer, run
 from bytebound.predict.attained import attained
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bytebound.documents.calibration import Calibration
-    from bytebound.documents.device import Device
     from bytebound.documents.correction import Correction as LocalCorrection
+    from bytebound.documents.device import Device
     from bytebound.documents.values import Number
     from bytebound.documents.work import Serve
     from bytebound.facts.calibration import Key, Offset
@@ -126,14 +126,15 @@ def settle(
         basis=kept.basis, held_back_bytes=held_back_bytes(device), peers_bytes=kept.peers_bytes, logit_bytes=kept.logit_bytes,
         every_logit=kept.every_logit, default_chunk=_chunk(chosen, device), pass_tokens=float(kept.chunk_on(device)),
     )  # fmt: skip
+    table = compile_table(architecture)
     return Setting(
         architecture,
         found,
-        compile_table(architecture),
+        table,
         chosen,
         overheads,
         ceilings_of(found, chosen.name, fitted, era),
-        evidence_of(found.device),
+        evidence_of(found.device, chosen.name, model_kind(table), era),
         version=version,
     )
 

@@ -126,7 +126,9 @@ def reside(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads) ->
     activations = residence.activation_peak_bytes(table, r, pass_tokens=asked, logit_bytes=engine.logit_bytes,
                                                   every_logit=engine.every_logit)  # fmt: skip
     visible = np.maximum(ceilings.memory_bytes - engine.held_back_bytes, 0.0)
-    reserve = engine.reserve_bytes + np.where(r.tp * r.pp > 1, engine.peers_bytes, 0.0) + np.zeros_like(weights + visible)
+    reserve = (
+        engine.reserve_bytes + np.where(r.tp * r.pp > 1, engine.peers_bytes, 0.0) + np.zeros_like(weights + visible)
+    )
     usable = residence.usable_bytes(engine.basis, engine.memory_share, visible=visible, weights=weights,
                                     activations=activations, reserve=reserve)  # fmt: skip
     kv = (r.batch * per_sequence if decoder else np.zeros_like(per_sequence)) + np.zeros_like(weights)
@@ -159,7 +161,11 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
         prefill
         if encoder_only
         else lay_on(
-            decode_ledger, ceilings, host_s=engine.step_s(r.batch), launch_s=engine.launch_s_decode, costs=ceilings.decode
+            decode_ledger,
+            ceilings,
+            host_s=engine.step_s(r.batch),
+            launch_s=engine.launch_s_decode,
+            costs=ceilings.decode,
         )
     )
     ttft = prefill.total + engine.host_s_per_request

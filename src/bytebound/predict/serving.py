@@ -90,10 +90,15 @@ def closed_loop_first_token(
     others wait in line (Little's law).
 
     Args:
-        clients: requests in flight. batch: sequences that run. chunk: prompt tokens per pass.
-        rounds: requests per client in the run, 0 for a long one (no start). spread: width of the length distribution
-            over its maximum; 0 for fixed lengths, where arrivals are taken as spread evenly.
-        hold_steps: decode steps the scheduler may keep prompts back. poll_steps: steps between two looks at the queue.
+        clients: requests in flight.
+        batch: sequences that run.
+        prompt: tokens per request.
+        output: tokens per request.
+        chunk: prompt tokens per pass.
+        rounds: requests per client in the run, 0 for a long one (no start).
+        spread: width of the length distribution over its maximum; 0 for fixed lengths, where arrivals are taken as even.
+        hold_steps: decode steps the scheduler may keep prompts back.
+        poll_steps: steps between two looks at the queue.
         clump: requests that a client sends together and an engine prefills one after another; 1: apart.
         median: True where the median is asked: the start does not move it.
     """
@@ -108,7 +113,8 @@ def closed_loop_first_token(
     share = np.where((rounds > 0) & ~median, 1.0 / np.maximum(rounds, 1.0), 0.0)
     held = per_token(batch, output, rounds=rounds, per_pass=per_pass) * output + _mix(together=1.0)
     line = held * (np.maximum(clients - batch, 0.0) / batch)
-    return start * share + steady * (1 - share) + line + _mix(host=one)
+    total: Mix = start * share + steady * (1 - share) + line + _mix(host=one)
+    return total
 
 
 MEAN_CROWDING = 0.55

@@ -199,8 +199,6 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
             _layout_quant(notes),
         )
     )
-    if runs.backend == "cpu" and devices()[runs.device].kind != "cpu":
-        raise Inexpressible("run on the processor of a device catalogued by its accelerator", runs.device)
     count = read_count(cells, source)
     prompt, output, assumed_lengths = read_lengths(cells, source, metric)
     batch, capacity = read_batch(cells["batch"] if memory else cells["batch_or_concurrency"], notes, metric, cells)
@@ -208,10 +206,7 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
     regime = read_regime(source, tier, metric, batch, capacity=capacity)
     degrees = read_degrees(cells, count, runs.engine, notes, runs.model)
     assumed = [*runs.assumed, *assumed_lengths.said]
-    if source.inferencex or INFERENCEX.search(notes):
-        why = speculates(runs.model, runs.stored, runs.device, runs.engine, degrees["tp"], cells["date"])
-        if why:
-            raise Inexpressible("speculative decoding on or unknown", why)
+    _refuse_run(cells, source, runs, degrees["tp"])
     launch = _launch(cells, source, runs, degrees["tp"] * degrees["dp"], batch)
     if launch.source:
         assumed.append(f"KV format, prompt tokens per step and load as launched by {launch.source}")
@@ -272,6 +267,16 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
         load=launch.load,
         notes="; ".join([*(f"assumed: {item}" for item in assumed), notes]) if assumed else notes,
     )
+
+
+def _refuse_run(cells: Mapping[str, str], source: Source, runs: Deployment, tp: int) -> None:
+    """Raise for a run on a part of the device we have no figures of, and for one that may have decoded speculatively."""
+    if runs.backend == "cpu" and devices()[runs.device].kind != "cpu":
+        raise Inexpressible("run on the processor of a device catalogued by its accelerator", runs.device)
+    if source.inferencex or INFERENCEX.search(cells["notes"]):
+        why = speculates(runs.model, runs.stored, runs.device, runs.engine, tp=tp, date=cells["date"])
+        if why:
+            raise Inexpressible("speculative decoding on or unknown", why)
 
 
 def _launch(cells: Mapping[str, str], source: Source, runs: Deployment, tp: int, batch: float) -> Launch:

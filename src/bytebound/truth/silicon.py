@@ -182,7 +182,7 @@ def _weights(run: Run) -> tuple[str, str, str]:
 
 
 def _check_plain(run: Run, deployment: tuple[str, str, str, str]) -> None:
-    why = speculates(*deployment, run.tp, run.date) if run.public else ""
+    why = speculates(*deployment, tp=run.tp, date=run.date) if run.public else ""
     if why:
         raise _RefusedError("speculative decoding on or unknown", why)
 

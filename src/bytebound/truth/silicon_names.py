@@ -118,7 +118,7 @@ neighbours in the log allow; for TensorRT-LLM the runs of 2026-01-14 are 35-45 %
 the same image and settings, so they are the speculative ones."""
 
 
-def speculates(model: str, stored: str, device: str, engine: str, tp: float, date: str) -> str:
+def speculates(model: str, stored: str, device: str, engine: str, *, tp: float, date: str) -> str:
     """Return why a public run may have decoded speculatively, or an empty string. ``date``: of the run; empty: not stated."""
     names = {model, *(plain for (plain, weights), entry in CHECKPOINTS.items() if entry == model and weights == stored)}
     rule = next((SPECULATION[name, stored, device, engine] for name in sorted(names)

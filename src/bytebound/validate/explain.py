@@ -26,7 +26,8 @@ def explain(rows: Sequence[Truth], predicted: Array) -> tuple[str, ...]:
     """Return our best explanation of each row's error; neighbours of one deployment are looked at together.
 
     Args:
-        rows: measured rows. predicted: (rows,), NaN where there is none.
+        rows: measured rows.
+        predicted: (rows,), NaN where there is none.
     """
     error = np.log(predicted / np.array([row.value for row in rows]))
     together: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -51,7 +52,9 @@ def _explained(row: Truth, error: Array, alike: list[int], at: int) -> str:
     elif waiting:
         said.append("we let requests wait in line that found a slot: more cache or slots than we assume")
     elif row.regime in {"closed-loop", "open-loop"} and row.metric == "tpot_s" and not slow:
-        said.append("faster than its prefills allow: fewer requests in flight than stated, cached prefixes or speculation")
+        said.append(
+            "faster than its prefills allow: fewer requests in flight than stated, cached prefixes or speculation"
+        )
     elif row.regime == "capacity":
         said.append("the batch is what fits, and an error of capacity is an error of rate")
     elif row.metric == "prefill_tokens_per_s" and slow and row.work.prefix_hit:

@@ -132,7 +132,9 @@ def _profiled(row: Truth, setting: Setting) -> int:
 def _together(rows: Sequence[Truth], **given: Any) -> Serve:
     """Return the requests of ``rows`` as one with arrays where they differ; ``given`` quantities replace theirs."""
     stacked = {name: [getattr(row.work, name) for row in rows] for name in VARYING if name not in given}
-    same = {name: values[0] if len(set(values)) == 1 else np.array(values) for name, values in stacked.items()}
+    same: dict[str, Any] = {
+        name: values[0] if len(set(values)) == 1 else np.array(values) for name, values in stacked.items()
+    }
     return replace(rows[0].work, **same, **given)
 
 
@@ -142,7 +144,15 @@ def _alike(rows: Sequence[Truth]) -> dict[tuple[Any, ...], list[int]]:
     found: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         if row.metric in STORED:
-            key = (row.metric, row.model, row.device, row.engine, row.engine_version, _share(row), state(row).get("max_seqs"))
+            key = (
+                row.metric,
+                row.model,
+                row.device,
+                row.engine,
+                row.engine_version,
+                _share(row),
+                state(row).get("max_seqs"),
+            )
             found[(*key, *(getattr(row.work, name) for name in fixed))].append(index)
     return found
 

@@ -130,9 +130,12 @@ def validate(
     Rows beyond physics are listed and scored nowhere; rows that we say do not fit in memory are unanswered.
 
     Args:
-        rows: measured rows. unexpressed: rows of the same files that are not among them.
+        rows: measured rows.
+        unexpressed: rows of the same files that are not among them.
         protocol: what the fit may have seen, see ``documents.validation.PROTOCOLS``.
-        by: columns to group by. worst: rows furthest off to list. tell: progress.
+        by: columns to group by.
+        worst: rows furthest off to list.
+        tell: progress.
 
     Raises:
         RequestError: no row can be predicted.
@@ -178,7 +181,12 @@ def simple_predictors(rows: Sequence[Truth]) -> dict[str, Array]:
 def work_words(row: Truth) -> str:
     """Return a deployment in a few words."""
     w = row.work
-    parts = [f"{w.prompt:g} in, {w.output:g} out", f"batch {w.batch:g}", str(w.weights), f"{row.devices} device{'s' if row.devices > 1 else ''}"]
+    parts = [
+        f"{w.prompt:g} in, {w.output:g} out",
+        f"batch {w.batch:g}",
+        str(w.weights),
+        f"{row.devices} device{'s' if row.devices > 1 else ''}",
+    ]
     parts += [f"{name} {getattr(w, name):g}" for name in ("tp", "pp", "ep", "dp") if getattr(w, name) > 1]
     return ", ".join([*parts, row.engine_version] if row.engine_version else parts)
 
@@ -236,5 +244,3 @@ def _unread(items: Sequence[Unexpressed]) -> tuple[Unread, ...]:
 def _source() -> str:
     found = sorted({f"{o.source}, {o.date}" for o in offsets().values()})
     return "; ".join(found) or "none: published shares alone"
-
-
