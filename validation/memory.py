@@ -1,62 +1,41 @@
-"""Predicted beside published memory: KV cache capacities, and resident bytes of a file in the public corpus layout.
+"""Predicted beside published memory and energy: KV cache capacities, and resident bytes and joules of files in the public layout.
 
 Run from the repository root:
 
-    python validation/memory.py                 # validation/kv_tokens.csv -> validation/memory.csv and the tables of memory.md
-    python validation/memory.py MEMORY_FILE     # the errors of resident bytes too
+    python validation/memory.py                    # validation/kv_tokens.csv -> validation/memory.csv and the tables of memory.md
+    python validation/memory.py CORPUS_FILE...     # the errors of resident bytes and energy too, and facts/data/memory_spreads.csv
 """
 
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bytebound.facts.reserves import find_reserve
-from bytebound.predict.answers import run
-from bytebound.predict.estimate import Setting, settle
 from bytebound.truth import read_corpus, read_truth
+from bytebound.validate.held import held, resides, setting_of, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bytebound.documents.truth import Truth
-    from bytebound.predict.prediction import Residence
 
 HERE = Path(__file__).parent
-ALLOCATED = {"qwen_speed_benchmark", "autoawq"}
-"""Sources that print what PyTorch allocated: the context of the device is not in their figures."""
-
-
-def state(row: Truth) -> dict[str, str]:
-    """Return what a row's notes say of the engine: share, max_seqs, max_len, half."""
-    return dict(re.findall(r"(\w+)=([\w.]+)", row.notes.split("; ")[0]))
-
-
-def setting_of(row: Truth, context_bytes: float | None = None) -> Setting:
-    """Return the deployment of ``row``, at the share it states and with another context where one is given."""
-    found = settle(row.model, f"{row.devices}x {row.device}", row.engine, version=row.engine_version)
-    overheads = found.overheads
-    if "share" in state(row):
-        overheads = replace(overheads, memory_share=float(state(row)["share"]))
-    if context_bytes is not None:
-        overheads = replace(overheads, reserve_bytes=context_bytes)
-    return replace(found, overheads=overheads)
-
-
-def resides(row: Truth, setting: Setting) -> Residence:
-    """Return what is resident on one device of ``row``."""
-    kept = find_reserve(row.engine, row.engine_version)
-    stated = int(state(row).get("max_seqs", setting.profiled)) if kept.sequences else 0
-    return run(
-        setting.table, row.work, setting.ceilings, setting.overheads, dtype=setting.architecture.dtype,
-        engine_chunk=setting.chunk, profiled=stated,
-    ).residence  # fmt: skip
+SPREADS = HERE.parent / "src" / "bytebound" / "facts" / "data" / "memory_spreads.csv"
+SHARE = 0.8
+"""Share of measured rows an interval is to hold."""
+OWN_ROWS = 4
+"""Rows from which an engine has an interval of its own: fewer have no bound that holds 80 % of new rows."""
+MANY_ROWS = 30
+"""Rows from which a half-width is believed to some degree."""
+ASSUMED_WEIGHTS = "bits of a format are known to 1 or 2 %, and files of tied models may store the head twice"
+Residuals = dict[str, list[float]]
 
 
 def left_out(row: Truth, rows: Sequence[Truth]) -> float:
@@ -77,7 +56,7 @@ def implied_context(row: Truth) -> float:
     for _ in range(40):
         middle = (low + high) / 2
         overheads = replace(setting.overheads, reserve_bytes=middle)
-        tokens = float(resides(row, replace(setting, overheads=overheads)).max_kv_tokens[0])
+        tokens = float(resides([row], replace(setting, overheads=overheads)).max_kv_tokens[0])
         low, high = (middle, high) if tokens > row.value else (low, middle)
     return (low + high) / 2
 
@@ -96,14 +75,13 @@ def table(groups: Iterable[tuple[str, Sequence[float]]]) -> str:
     return "\n".join(lines)
 
 
-def capacities() -> None:
-    """Write ``memory.csv`` and print the tables of KV tokens."""
+def capacities() -> Residuals:
+    """Write ``memory.csv``, print the tables of KV tokens, return the errors by engine with one publication left out."""
     rows = read_truth(HERE / "kv_tokens.csv")
     found: list[tuple[Truth, float, float, float, float]] = []
     for row in rows:
-        setting = setting_of(row)
-        tokens = float(resides(row, setting).max_kv_tokens[0])
-        other = float(resides(row, setting_of(row, left_out(row, rows))).max_kv_tokens[0])
+        tokens = float(resides([row], setting_of(row)).max_kv_tokens[0])
+        other = float(resides([row], setting_of(row, left_out(row, rows))).max_kv_tokens[0])
         found.append((row, tokens, other, error(tokens, row.value), error(other, row.value)))
     with (HERE / "memory.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -116,29 +94,72 @@ def capacities() -> None:
             writer.writerow((*cells, int(row.value), int(tokens), int(other)))
 
     for title, last in (("as shipped", False), ("leave one publication out", True)):
-        errors: dict[str, list[float]] = {}
+        errors: Residuals = {}
         for row, *_, shipped, left in found:
             for name in ("all", f"{state(row)['half']} half", row.engine):
                 errors.setdefault(name, []).append(left if last else shipped)
         print(f"\nKV tokens, {title}\n\n{table(errors.items())}")
+    return {engine: errors[engine] for engine in sorted({row.engine for row in rows})}
 
 
-def resident(path: str) -> None:
-    """Print the errors of resident bytes, by source and engine."""
-    errors: dict[str, list[float]] = {}
-    for row in read_corpus(path).rows:
-        if row.metric != "resident_bytes":
+def measured(paths: Sequence[str], metric: str) -> Residuals:
+    """Print the errors of ``metric`` in public files by source, device and engine, and return them by engine."""
+    rows = [row for path in paths for row in read_corpus(path).rows if row.metric == metric]
+    errors: Residuals = {}
+    engines: Residuals = {}
+    for row, predicted in zip(rows, held(rows)[0], strict=True):
+        if np.isnan(predicted):
             continue
-        held = resides(row, setting_of(row))
-        context = 0.0 if row.source in ALLOCATED else held.reserve
-        parts = float(np.max(row.work.pp)) * float(np.max(row.work.tp))
-        total = float((held.weights + held.kv + held.activations + context)[0]) * parts
-        errors.setdefault("all", []).append(error(total, row.value))
-        errors.setdefault(f"{row.source}, {row.engine}", []).append(error(total, row.value))
-    print(f"\nResident bytes\n\n{table(sorted(errors.items()))}")
+        for name in ("all", f"{row.source}, {row.engine}", f"{row.source}, {row.device}"):
+            errors.setdefault(name, []).append(error(predicted, row.value))
+        engines.setdefault(row.engine, []).append(error(predicted, row.value))
+    print(f"\n{metric}\n\n{table(sorted(errors.items()))}")
+    return engines
+
+
+def half_width(groups: Sequence[Sequence[float]]) -> float:
+    """Return the half-width that holds ``SHARE`` of new rows, groups counting alike.
+
+    Source: split conformal prediction, the ``⌈(n + 1) share⌉``-th smallest of n residuals (Vovk et al. 2005).
+    """
+    values = np.concatenate([np.asarray(group) for group in groups])
+    weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
+    rank = min(ceil((len(values) + 1) * SHARE) / len(values), 1.0)
+    return float(np.quantile(values, rank, weights=weights, method="inverted_cdf"))
+
+
+def write_spreads(found: dict[str, tuple[Residuals, str]], when: str) -> None:
+    """Write the half-widths of every metric, by engine and for all engines alike (``*``)."""
+    with SPREADS.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(
+            ("metric", "engine", "log_half_width_ratio", "rows_count", "how", "confidence", "source", "date")
+        )
+        for metric, (engines, source) in found.items():
+            own = [(engine, [errors]) for engine, errors in sorted(engines.items()) if len(errors) >= OWN_ROWS]
+            for engine, groups in [("*", list(engines.values())), *own]:
+                rows = sum(map(len, groups))
+                sure = "medium" if rows >= MANY_ROWS else "low"
+                cells = (metric, engine, f"{half_width(groups):.4g}", rows, "derived", sure, source, when)
+                writer.writerow(cells)
+        writer.writerow(("weights_bytes", "*", 0.03, "", "assumed", "low", ASSUMED_WEIGHTS, when))
 
 
 if __name__ == "__main__":
-    capacities()
-    for name in sys.argv[1:]:
-        resident(name)
+    tokens = capacities()
+    files = sys.argv[1:]
+    if files:
+        write_spreads(
+            {
+                "kv_tokens": (tokens, "validation/kv_tokens.csv: predictions with the row's own publication left out"),
+                "resident_bytes": (
+                    measured(files, "resident_bytes"),
+                    "Qwen speed benchmark, AutoAWQ, premAI, Rockchip RKLLM: printed peaks (validation/memory.md)",
+                ),
+                "joules_per_token": (
+                    measured(files, "joules_per_token"),
+                    "ml-energy/leaderboard@0cd52dab897c (ML.ENERGY v3, H100 and B200)",
+                ),
+            },
+            "2026-11-21",
+        )
