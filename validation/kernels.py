@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bytebound.errors import ByteboundError, UnfinishedError
 from bytebound.fitting.kernel_table import CALIBRATION, EAGER, Group, Line, fit_groups, kernel_lines
 from bytebound.fitting.kernels import EXPONENTS, fit_kernels
-from bytebound.errors import ByteboundError, UnfinishedError
 from bytebound.truth.kernels import LAYOUTS, KernelCounts, count_kernels, read_kernels
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import csv
 import json
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from bytebound.documents.work import Serve
 from bytebound.predict.estimate import settle
 from bytebound.truth.silicon import Run, read_runs, read_silicon, run_of
 from bytebound.truth.silicon_names import DEVICES
+from bytebound.validate.run import predicted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -168,40 +169,13 @@ def ask(peer: str, asked: Sequence[Question], path: Path) -> tuple[int, int]:
 def ours(rows: Sequence[Truth]) -> dict[str, tuple[float, float]]:
     """Return our prediction and the physical floor of each row, by row id [s].
 
-    This is where our side is plugged in: the validation's predictor, and until there is one the plain estimate.
+    With the shipped fit, which has seen these rows; docs/accuracy.md has the same table by a fit that had not.
     """
-    try:
-        from bytebound.validate.predicted import predicted  # noqa: PLC0415
-    except ImportError:
-        return plain(rows)
     answers = predicted(rows)
     return {
         row.id: (float(value), float(floor))
-        for row, value, floor in zip(rows, np.ravel(answers.value), np.ravel(answers.floor), strict=True)
+        for row, value, floor in zip(rows, answers.value, answers.floor, strict=True)
     }
-
-
-def plain(rows: Sequence[Truth]) -> dict[str, tuple[float, float]]:
-    """Return the plain estimate of a deployment under its load and its physical floor, by row id [s]; rows share one call a deployment."""
-    groups: dict[tuple[Any, ...], list[Truth]] = defaultdict(list)
-    for row in rows:
-        work = replace(row.work, batch=1, prompt=1, output=1, chunk=0)
-        groups[row.model, row.device, row.devices, row.engine, work].append(row)
-    found = {}
-    for (model, device, devices, engine, work), members in groups.items():
-        named = settle(model, f"{devices}x {device}", engine).answer(
-            replace(
-                work,
-                batch=np.array([row.work.batch for row in members]),
-                prompt=np.array([row.work.prompt for row in members]),
-                output=np.array([row.work.output for row in members]),
-                chunk=np.array([row.work.chunk for row in members]),
-            )
-        )
-        for index, row in enumerate(members):
-            name, phase = ("tpot_s", "decode") if row.metric == "tpot_s" else ("ttft_loaded_s", "prefill")
-            found[row.id] = float(named[name][index]), float(named[f"{phase}.floor_s"][index])
-    return found
 
 
 def our_pairs(runs: Sequence[Run]) -> dict[str, Pair]:

@@ -92,12 +92,17 @@ def test_a_fit_is_reproducible(some):
 
 def test_one_question_in_a_design_is_the_estimate_itself():
     """The flat design and the public estimate are one prediction, by two routes."""
-    import bytebound as bb  # noqa: PLC0415
-    from bytebound.validate.run import shipped_offsets  # noqa: PLC0415
+    import bytebound as bb
+    from bytebound.validate.run import shipped_offsets
 
     rows = [r for r in TIMES if r.metric == "tpot_s" and r.regime == "single" and not r.date[:4] <= "2024"][:6]
-    rows += [r for r in TIMES if r.metric == "tpot_s" and r.regime == "closed-loop" and r.engine_version != "not in the file"][:12]
-    rows = [replace(r, load=replace(r.load, rounds=0, slots=0, memory_share=0), engine_version="", date="2026-01-01") for r in rows]
+    rows += [
+        r for r in TIMES if r.metric == "tpot_s" and r.regime == "closed-loop" and r.engine_version != "not in the file"
+    ][:12]
+    rows = [
+        replace(r, load=replace(r.load, rounds=0, slots=0, memory_share=0), engine_version="", date="2026-01-01")
+        for r in rows
+    ]
     d = design(rows)
     phases, value = seconds(d, shipped_offsets(d))
     for case, index in enumerate(d.rows):

@@ -59,6 +59,11 @@ def test_shipped_terms_are_physical():
     for clock in ("decode", "first", "prefill", "run"):
         near = half_width(clock, engine="vllm", family="nvidia-hopper", kind="dense", regime="closed-loop")
         far = half_width(
-            clock, engine="vllm", family="nvidia-hopper", kind="dense", regime="closed-loop", unseen=("device", "engine")
+            clock,
+            engine="vllm",
+            family="nvidia-hopper",
+            kind="dense",
+            regime="closed-loop",
+            unseen=("device", "engine"),
         )
         assert NARROWEST <= near <= far <= WIDEST

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bytebound.errors import DocumentError, RequestError, UnfinishedError, UnknownNameError
 from bytebound.fitting.kernel_table import CALIBRATION, borrowed, fit_groups, kernel_lines, pooled
 from bytebound.fitting.kernels import (
     EXPONENTS,
@@ -17,7 +18,6 @@ from bytebound.fitting.kernels import (
     power_law_touched,
     usable,
 )
-from bytebound.errors import DocumentError, RequestError, UnfinishedError, UnknownNameError
 from bytebound.truth.kernels import (
     LAYOUTS,
     NOT_A_SHAPE,

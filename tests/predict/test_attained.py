@@ -93,7 +93,7 @@ def test_any_offsets_leave_what_is_physical(values):
 @pytest.mark.parametrize("operator", ["gemm", "expert", "attention-decode", "attention-prefill"])
 def test_offsets_of_scopes_add(operator, quantity, form):
     """Each key of a share adds its own offset in log-odds, and keys of other shares add nothing."""
-    keys = terms(FAMILY, KIND, ENGINE, operator, quantity, form, "2024")
+    keys = terms(FAMILY, KIND, ENGINE, operator, quantity, form=form, era="2024")
     table = {key: Offset(0.03 * 2**i, 0.1, 1, "a test", "") for i, key in enumerate(keys)}
     table["never:seen", operator, quantity] = Offset(5.0, 0.1, 1, "a test", "")
     found = tables(attained(FAMILY, KIND, ENGINE, table, "2024"))[quantity]
@@ -122,7 +122,7 @@ def test_times_are_multiplied():
 def test_forms_have_offsets_where_kernels_differ():
     """Weights in 16 bits are the reference; floors, links and element-wise work know no form."""
     plain = terms(FAMILY, KIND, ENGINE, "gemm", "compute_share")
-    assert terms(FAMILY, KIND, ENGINE, "gemm", "compute_share", "fp8") == (
+    assert terms(FAMILY, KIND, ENGINE, "gemm", "compute_share", form="fp8") == (
         *plain, ("form:fp8", "gemm", "compute_share"), ("form:fp8:gpu", "gemm", "compute_share"),
     )  # fmt: skip
     for operator, quantity in (
@@ -130,7 +130,9 @@ def test_forms_have_offsets_where_kernels_differ():
         ("elementwise", "bandwidth_share"),
         ("attention-prefill", "compute_share"),
     ):
-        assert not any(key[0].startswith("form:") for key in terms(FAMILY, KIND, ENGINE, operator, quantity, "fp8"))
+        assert not any(
+            key[0].startswith("form:") for key in terms(FAMILY, KIND, ENGINE, operator, quantity, form="fp8")
+        )
     assert not any(key[0].startswith("engine") for key in terms(FAMILY, KIND, ENGINE, "collective", "link_share"))
 
 
