@@ -77,10 +77,11 @@ def correct(
 
 
 def based(
-    model: str | Architecture, machine: str | Machine, work: Serve, calibration: Calibration | None = None
-) -> Setting:
-    """Return the setting whose predictions are corrected: as ``estimate`` makes it."""
-    setting = settle(model, machine, work.engine)
+    model: str | Architecture, machine: str | Machine, work: Serve, calibration: Calibration | None = None, *,
+    version: str = "", era: str = "",
+) -> Setting:  # fmt: skip
+    """Return the setting whose predictions are corrected: as ``estimate`` makes it, of an engine's version and era."""
+    setting = settle(model, machine, work.engine, version=version, era=era)
     weights = str(work.weights)
     return calibrated(setting, calibration, weights) if calibration else scaled(setting, weights, work.attention)
 

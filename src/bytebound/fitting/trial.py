@@ -12,6 +12,7 @@ from bytebound.errors import ByteboundError
 from bytebound.fitting.one_run import base_spread, based, fitted_to
 from bytebound.fitting.posterior import Prior, posterior
 from bytebound.fitting.prior_fit import Group
+from bytebound.predict.attained import era_of
 from bytebound.predict.corrected import deployment_of
 from bytebound.predict.parts import LOADED, Z80, log_sd, parted, with_effects
 
@@ -71,7 +72,10 @@ def deployments(rows: Iterable[Truth], metrics: Sequence[str]) -> tuple[Deployme
     for row in rows:
         if row.metric in metrics and row.metric not in SKIPPED and row.statistic in {"mean", "median", ""}:
             fixed = replace(row.work, batch=1, prompt=1, output=1)
-            shared[row.model, row.device, row.devices, row.engine, row.engine_version, row.metric, fixed].append(row)
+            era = era_of(row.date, row.engine_version)
+            shared[row.model, row.device, row.devices, row.engine, row.engine_version, era, row.metric, fixed].append(
+                row
+            )
     found = (_deployment(members) for members in shared.values() if len(members) > 1)
     return tuple(each for each in found if each is not None)
 
@@ -85,7 +89,8 @@ def _deployment(rows: Sequence[Truth]) -> Deployment | None:
     columns["batch"] = np.minimum(columns["batch"], slots)
     work = replace(first.work, **columns)
     try:
-        setting = based(first.model, f"{max(row.devices for row in rows)}x {first.device}", work)
+        setting = based(first.model, f"{max(row.devices for row in rows)}x {first.device}", work,
+                        version=first.engine_version, era=era_of(first.date, first.engine_version))  # fmt: skip
         deployment_of(setting, work)
         named = setting.answer(work)
     except ByteboundError:
