@@ -15,14 +15,20 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bytebound.documents.validation import PROTOCOLS, Validation
+from bytebound.fitting.fit import contradicts, design
+from bytebound.fitting.refit import columns_of, leave_out
 from bytebound.report.validation_markdown import validation_markdown
 from bytebound.truth import read_any, read_silicon
 from bytebound.truth.silicon import SOURCE, run_of
 from bytebound.validate.run import validate
+
+if TYPE_CHECKING:
+    from bytebound.documents.truth import Truth
 
 HERE = Path(__file__).parent
 PUBLISHED = "leave-one-model-out"
@@ -48,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = [row for row in rows if row.source != SOURCE] + list(sample.rows)
         unexpressed += sample.unexpressed
         names.append("aiconfigurator-core")
+    newest = {r.model for r in rows if r.source == SOURCE} - {r.model for reading in readings for r in reading.rows}
     found: dict[str, Validation] = {}
     for protocol in PROTOCOLS:
         print(protocol, file=sys.stderr)
@@ -55,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     page = validation_markdown(found[PUBLISHED])
     head, rest = page.split("## How this was made", 1)
     parts = [head.rstrip(), protocols(found), beside_peers(found), generations(found["leave-one-generation-out"])]
+    if newest and given.truth:
+        parts.append(at_once(rows, newest))
     if given.one_run:
         parts.append("## One run of your own\n\n" + given.one_run.read_text(encoding="utf-8").strip())
     given.out.write_text("\n\n".join([*parts, "## How this was made" + rest]), encoding="utf-8")
@@ -198,6 +207,30 @@ def generations(validation: Validation) -> str:
                 f"| {family} | {int(here.sum()):,} | {np.median(t['error'][here]):.1%} | {t['error'][here].mean():.1%} | "
                 f"{np.median(t['bias'][here]):+.1%} | {np.nanmean(t['inside'][here]):.0%} |"
             )
+    return "\n".join(lines)
+
+
+def at_once(rows: list[Truth], models: set[str]) -> str:
+    """Return how a fit without any of several models predicts them: leaving out one of a kind keeps the others."""
+    d = design(rows)
+    columns_of_rows = {name: values[d.rows] for name, values in columns_of(rows).items()}
+    usable = (d.weight > 0) & ~contradicts(d)
+    held = np.where(np.isin(columns_of_rows["model"], sorted(models)), "held", "seen")
+    error = np.abs(np.exp(-leave_out(d, held, usable, np.zeros(len(d.keys)), only={"held"})) - 1)
+    lines = [
+        "## All new models left out at once",
+        "",
+        (
+            f"The {len(models)} models of the sample that no other file has, most of them mixtures of experts of 2026, predicted by one "
+            "fit that saw none of them: it has hardly a row of today's expert kernels. Median / mean."
+        ),
+        "",
+        "| metric | rows | error |",
+        "| --- | ---: | ---: |",
+    ]
+    for metric in ("tpot_s", "ttft_s"):
+        here = (held == "held") & usable & (columns_of_rows["metric"] == metric)
+        lines.append(f"| {metric} | {int(here.sum()):,} | {figures(error[here])} |")
     return "\n".join(lines)
 
 
