@@ -253,6 +253,37 @@ def test_equations_say_where_they_live():
     assert len(names) > 20
 
 
+def test_the_readme_shows_figures_of_the_accuracy_page():
+    """Every row of a table and every weak spot under "How wrong is it?" stands in docs/accuracy.md."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(r"^## How wrong is it\?$(.*?)(?=^## )", text, flags=re.MULTILINE | re.DOTALL)
+    assert section is not None
+    known = {line.strip() for line in (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8").splitlines()}
+    shown = [line for line in section[1].splitlines() if line.startswith(("| ", "- "))]
+
+    assert len(shown) > 10
+    assert [line for line in shown if line not in known] == []
+
+
+def first_cells(page: str) -> set[str]:
+    """Return what stands in code marks or bare in the first cell of every table row of a page."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (.+?) \|", text, flags=re.MULTILINE)
+    return {name for cell in cells for name in [cell, *re.findall(r"`([^`]+)`", cell)]}
+
+
+def test_the_truth_page_is_complete():
+    """Every column, metric, regime, trust, protocol and reason of measured rows is on docs/truth.md."""
+    from bytebound.documents.truth import METRICS, REGIMES, TRUSTS
+    from bytebound.documents.validation import PROTOCOLS
+    from bytebound.truth import REASONS
+    from bytebound.truth.table import COLUMNS, LOAD, MORE_WORK
+
+    wanted = {*COLUMNS, *MORE_WORK, *LOAD, *METRICS, *REGIMES, *TRUSTS, *PROTOCOLS, *REASONS}
+
+    assert wanted - first_cells("truth.md") == set()
+
+
 RECORDS: dict[str, type[BaseModel]] = {
     "The top of the file": fleet.Fleet,
     "limits": fleet.Limits,
