@@ -170,36 +170,38 @@ def lay_on(
     Source: Williams, Waterman, Patterson, CACM 52(4) 2009, per operator, with Hockney's latency term.
     Bounds: an estimate; never under ``floor_s``.
     """
-    moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
+    moved = _moved(ledger)
     if costs is None:
-        compute_s, memory_s, launches = _row_times(ledger, ceilings)
+        compute_s, memory_s, launches = _row_times(ledger, ceilings, moved)
         floor_s = np.maximum(
-            (ledger.flops / rates(ledger, ceilings) * ledger.repeat).sum(axis=0),
+            (ledger.flops * (ledger.repeat / rates(ledger, ceilings))).sum(axis=0),
             (moved * ledger.repeat).sum(axis=0) / ceilings.memory_bytes_per_s,
         )
         body, by_compute = join(compute_s, memory_s, ledger.op_class)
     else:
-        compute_s, memory_s, launches = _floors(ledger, ceilings)
+        compute_s, memory_s, launches = _floors(ledger, ceilings, moved)
         floor_s = np.maximum((compute_s * ledger.repeat).sum(axis=0), (memory_s * ledger.repeat).sum(axis=0))
         body = np.maximum(np.maximum(compute_s, memory_s), _calibrated(ledger, costs))
         by_compute = np.where(compute_s > memory_s, 1.0, 1 - memory_s / np.maximum(body, 1e-300))
     net = np.flatnonzero(ledger.pattern > 0)
     up_s, out_s, host_link_s, waiting_s = _moving(ledger, ceilings, net)
     body = body * ledger.repeat
-    rows = body + launches * ledger.repeat
+    launched = launches * ledger.repeat
+    rows = body + launched
     width = max(rows.shape[1], up_s.shape[1], out_s.shape[1], host_link_s.shape[1])
     if len(net):
-        rows = np.array(np.broadcast_to(rows, (len(rows), width)))
+        rows = rows if rows.shape[1] == width else np.repeat(rows, width, axis=1)
         rows[net] += (up_s + out_s + host_link_s + waiting_s) * ledger.repeat[net]
-    per_byte = body * (1 - by_compute) / np.maximum(moved, 1e-300)
+    computing = body * by_compute
+    per_byte = (body - computing) / np.maximum(moved, LEAST_S)
     spent = np.empty((len(TIME_RESOURCES), width))
     spent[WEIGHT] = (per_byte * ledger.weight_bytes).sum(axis=0)
     spent[KV] = (per_byte * ledger.kv_bytes).sum(axis=0)
     spent[ACTIVATION] = (per_byte * ledger.activation_bytes).sum(axis=0)
-    spent[COMPUTE] = (body * by_compute).sum(axis=0)
+    spent[COMPUTE] = computing.sum(axis=0)
     for index, seconds in ((SCALE_UP_LINK, up_s), (SCALE_OUT_LINK, out_s), (HOST_LINK, host_link_s)):
         spent[index] = (seconds * ledger.repeat[net]).sum(axis=0)
-    spent[OVERHEAD] = (launches * ledger.repeat).sum(axis=0) + (waiting_s * ledger.repeat[net]).sum(axis=0)
+    spent[OVERHEAD] = launched.sum(axis=0) + (waiting_s * ledger.repeat[net]).sum(axis=0)
     if launch_s:
         device_s = spent.sum(axis=0)
         both_s = np.hypot(device_s, launch_s * started_kernels(ledger))
@@ -217,6 +219,10 @@ SUMMED = np.array([kind in {ATTENTION, CONTEXT, EXPERT} for kind in range(len(CL
 (tiles of few tokens). The rest join as a hypotenuse."""
 
 
+LEAST_S = 1e-300
+"""What stands in for no time at all in a denominator."""
+
+
 def join(compute_s: Array, memory_s: Array, op_class: NDArray[np.int64]) -> tuple[Array, Array]:
     """Return the seconds of kernels from their seconds under each roof, and the share of them that faster computing shortens.
 
@@ -227,12 +233,15 @@ def join(compute_s: Array, memory_s: Array, op_class: NDArray[np.int64]) -> tupl
     products (a plain maximum is 1 to 6 points worse in the 90 % error) and at 1 for attention and fused experts.
     Bounds: never under the longer of the two.
     """
-    summed = SUMMED[op_class][:, None]
-    squares = compute_s * compute_s, memory_s * memory_s
-    straight = compute_s + memory_s
-    square = squares[0] + squares[1]
-    body = np.where(summed, straight, np.sqrt(square))
-    return body, np.where(summed, compute_s / np.maximum(straight, 1e-300), squares[0] / np.maximum(square, 1e-300))
+    body = compute_s + memory_s
+    share = np.empty_like(body)
+    added, rooted = np.flatnonzero(SUMMED[op_class]), np.flatnonzero(~SUMMED[op_class])
+    share[added] = compute_s[added] / np.maximum(body[added], LEAST_S)
+    square = compute_s[rooted] ** 2
+    total = square + memory_s[rooted] ** 2
+    body[rooted] = np.sqrt(total)
+    share[rooted] = square / np.maximum(total, LEAST_S)
+    return body, share
 
 
 def rates(ledger: Ledger, ceilings: Ceilings) -> Array:
@@ -248,13 +257,17 @@ def started_kernels(ledger: Ledger) -> Array:
     return np.asarray((ledger.launches * ledger.repeat).sum(axis=0))
 
 
-def _row_times(ledger: Ledger, ceilings: Ceilings) -> tuple[Array, Array, Array]:
+def _moved(ledger: Ledger) -> Array:
+    """Return the bytes one occurrence of each row moves to and from memory, (rows, requests)."""
+    return np.asarray(ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes)
+
+
+def _row_times(ledger: Ledger, ceilings: Ceilings, moved: Array) -> tuple[Array, Array, Array]:
     """Return (compute seconds, memory seconds, launch seconds) of one occurrence of each row, (rows, requests)."""
     rate = rates(ledger, ceilings)
     compute_share = ceilings.compute_share[ledger.op_class[:, None], ledger.form]
     memory_share = ceilings.memory_share[ledger.op_class[:, None], ledger.form]
     floor = np.where(ledger.op_class == COLLECTIVE, 0.0, ceilings.floor_s[ledger.op_class])[:, None]
-    moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
     return (
         ledger.flops / (rate * compute_share),
         moved / (ceilings.memory_bytes_per_s * memory_share),
@@ -262,9 +275,8 @@ def _row_times(ledger: Ledger, ceilings: Ceilings) -> tuple[Array, Array, Array]
     )
 
 
-def _floors(ledger: Ledger, ceilings: Ceilings) -> tuple[Array, Array, Array]:
+def _floors(ledger: Ledger, ceilings: Ceilings, moved: Array) -> tuple[Array, Array, Array]:
     """Return what no kernel can beat, of one occurrence of each row: FLOPs at the fastest rate, bytes at full bandwidth."""
-    moved = ledger.weight_bytes + ledger.kv_bytes + ledger.activation_bytes
     fastest = ceilings.flop_per_s.max(axis=0)
     return ledger.flops / fastest, moved / ceilings.memory_bytes_per_s, np.zeros((1, 1))
 
@@ -289,9 +301,10 @@ def _calibrated(ledger: Ledger, costs: Costs) -> Array:
 
 def row_bounds(ledger: Ledger, ceilings: Ceilings, costs: Costs | None = None) -> NDArray[np.int64]:
     """Return the index into ``TIME_RESOURCES`` that each row spends most of its time on, (rows, requests)."""
-    compute_s, memory_s, launches = _row_times(ledger, ceilings)
+    moved = _moved(ledger)
+    compute_s, memory_s, launches = _row_times(ledger, ceilings, moved)
     if costs is not None:
-        compute_s, memory_s, launches = _floors(ledger, ceilings)
+        compute_s, memory_s, launches = _floors(ledger, ceilings, moved)
         compute_s = np.maximum(compute_s, _calibrated(ledger, costs) - memory_s)
     kinds = np.stack(np.broadcast_arrays(ledger.weight_bytes, ledger.kv_bytes, ledger.activation_bytes))
     roof = np.where(compute_s > memory_s, COMPUTE, kinds.argmax(axis=0))
