@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from bytebound.errors import DocumentError
 from bytebound.facts.calibration import read_offsets
 from bytebound.truth import shipped_truth, write_truth
 
@@ -57,6 +58,8 @@ def test_the_same_rows_give_the_same_tables(table, tmp_path):
         (("--truth", "{table}"), "--out"),
         (("--truth", "{table}", "--measured", "tpot=9ms", "--out", "{folder}"), "tables of measured rows alone"),
         (("--truth", "{folder}/none.csv", "--out", "{folder}/fit"), "none.csv"),
+        (("--truth", "{table}", "--out", "{folder}/not/there"), "no such folder"),
+        (("--truth", "{table}", "--out", "{table}"), "two tables"),
     ],
 )
 def test_wrong_requests_are_one_sentence(table, tmp_path, words, said):
@@ -64,3 +67,29 @@ def test_wrong_requests_are_one_sentence(table, tmp_path, words, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_table_is_replaced_whole_and_said_so(table, tmp_path):
+    (tmp_path / "calibration.csv").write_text("of an earlier fit", encoding="utf-8")
+    done = run("--truth", str(table), "--out", str(tmp_path))
+
+    assert done.returncode == 0
+    assert f"Wrote {tmp_path / 'calibration.csv'}" in done.stderr
+    assert read_offsets(tmp_path / "calibration.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.csv", "intervals.csv"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "scope,operator\na,b\n", "\0", "scope,operator,quantity,offset,sd,rows,source,date\na,b,c,nan,1,1,s,d\n"],
+)
+def test_a_table_that_is_none_is_refused_with_its_place(tmp_path, text):
+    path = tmp_path / "c.csv"
+    path.write_text(text, encoding="utf-8")
+    if "," not in text:
+        assert read_offsets(path) == {}
+    else:
+        with pytest.raises(DocumentError, match=r"calibration row|no number"):
+            read_offsets(path)
+    with pytest.raises(DocumentError, match="no such file"):
+        read_offsets(tmp_path / "none.csv")

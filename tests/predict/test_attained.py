@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytebound.facts.calibration import Offset, read_offsets, write_offsets
+from bytebound.facts.calibration import Offset, format_offsets, read_offsets
 from bytebound.facts.efficiency import OPERATORS, efficiency, families
 from bytebound.facts.engines import engines
 from bytebound.facts.formats import FORMS
@@ -170,5 +170,5 @@ def test_an_era_moves_only_its_own_time():
 
 def test_offsets_are_read_as_they_were_written(tmp_path):
     table = fitted(**{"engine:vllm|gemm|compute_share": -0.25, "form:fp8|gemm|bandwidth_share": 1.5})
-    write_offsets(tmp_path / "c.csv", table)
+    (tmp_path / "c.csv").write_text(format_offsets(table), encoding="utf-8")
     assert dict(read_offsets(tmp_path / "c.csv")) == table

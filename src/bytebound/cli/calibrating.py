@@ -13,7 +13,7 @@ from bytebound.cli.measuring import kept_in
 from bytebound.cli.observing import format_of, keep_all, progress
 from bytebound.cli.output import FINE, OUTPUT, Json, Quiet, emit, page, writable, write
 from bytebound.cli.serving import DEFAULT, Asked
-from bytebound.errors import DocumentError, RequestError, UnknownNameError
+from bytebound.errors import DocumentError, RequestError, UnfinishedError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -257,16 +257,21 @@ def refit_all(truth: tuple[Path, ...], *, silicon: bool, out: Path | None, json:
 
     Raises:
         RequestError: no folder is given, or it is no folder.
+        DocumentError: the folder it is to be in does not exist, or a table's name is taken by a folder.
+        UnfinishedError: the tables cannot be written, or the fit does not settle.
     """
     if out is None or (out.exists() and not out.is_dir()):
         raise RequestError("a refit writes two tables", place="--out", mend="give a folder: --out refitted/")
+    files = (out / "calibration.csv", out / "intervals.csv")
+    for path in files if out.exists() else (out,):
+        writable(path)
     import time  # noqa: PLC0415
     from datetime import UTC, datetime  # noqa: PLC0415
 
     from bytebound.cli.validating import read_all  # noqa: PLC0415
     from bytebound.documents.refitted import Refitted  # noqa: PLC0415
-    from bytebound.facts.calibration import write_offsets  # noqa: PLC0415
-    from bytebound.facts.intervals import write_terms  # noqa: PLC0415
+    from bytebound.facts.calibration import format_offsets  # noqa: PLC0415
+    from bytebound.facts.intervals import format_terms  # noqa: PLC0415
     from bytebound.fitting.refit import errors_left_out, refit  # noqa: PLC0415
     from bytebound.report.refitted import refitted_text  # noqa: PLC0415
 
@@ -275,10 +280,9 @@ def refit_all(truth: tuple[Path, ...], *, silicon: bool, out: Path | None, json:
         rows, _, names = read_all(truth, silicon=silicon, tell=tell)
         source = "; ".join(names)
         found = refit(rows, source=source, date=today, tell=tell)
-    out.mkdir(parents=True, exist_ok=True)
-    files = (out / "calibration.csv", out / "intervals.csv")
-    write_offsets(files[0], found.offsets)
-    write_terms(files[1], found.terms, source=source, date=today)
+    made_folder(out)
+    write(files[0], format_offsets(found.offsets), quiet=quiet)
+    write(files[1], format_terms(found.terms, source=source, date=today), quiet=quiet)
     document = Refitted(
         when=datetime.now(tz=UTC).isoformat(timespec="seconds"), truth=names, rows=len(rows), used=int(found.usable.sum()),
         beyond_physics=found.beyond, offsets=len(found.offsets), terms=len(found.terms),
@@ -286,3 +290,17 @@ def refit_all(truth: tuple[Path, ...], *, silicon: bool, out: Path | None, json:
     )  # fmt: skip
     emit(document, json=json, text=lambda: refitted_text(document))
     return FINE
+
+
+def made_folder(path: Path) -> None:
+    """Make the folder ``path`` where it is not there.
+
+    Raises:
+        UnfinishedError: it cannot be made.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UnfinishedError(
+            f"cannot make the folder: {error.strerror}", place=str(path), mend="name one that can be written"
+        ) from None

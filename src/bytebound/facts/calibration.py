@@ -7,6 +7,7 @@ is physical. OffsetTable of different scopes add: a pool of device families, one
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bytebound.errors import DocumentError
-from bytebound.facts.tables import read_table
+from bytebound.facts.tables import read_bounded, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ Key = tuple[str, str, str]
 """(scope, operator, quantity): ``("engine:vllm", "step", "host_s")``, ``("nvidia-hopper", "gemm", "bandwidth_share")``."""
 
 COLUMNS = ("scope", "operator", "quantity", "offset", "sd", "rows", "source", "date")
+LARGEST_FILE = 2**24  # the shipped table is 150 kB
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,12 @@ def offsets() -> Mapping[Key, Offset]:
 
 
 def read_offsets(path: Path) -> Mapping[Key, Offset]:
-    """Return the corrections of a file written by ``write_offsets``.
+    """Return the corrections of a file as ``format_offsets`` writes it.
 
     Raises:
-        DocumentError: a missing column, a number that cannot be read, or the same row twice.
+        DocumentError: a file that cannot be read, a missing column, a number that cannot be read, or the same row twice.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
+    table = list(csv.DictReader(io.StringIO(read_bounded(path, LARGEST_FILE), newline="")))
     found: dict[Key, Offset] = {}
     for line, row in enumerate(table, 2):
         try:
@@ -63,14 +64,15 @@ def read_offsets(path: Path) -> Mapping[Key, Offset]:
     return MappingProxyType(found)
 
 
-def write_offsets(path: Path, found: Mapping[Key, Offset]) -> None:
-    """Write corrections as CSV, sorted, so that the same fit gives the same file."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for key in sorted(found):
-            c = found[key]
-            writer.writerow([*key, f"{c.offset:.4f}", f"{c.sd:.4f}", c.rows, c.source, c.date])
+def format_offsets(found: Mapping[Key, Offset]) -> str:
+    """Return corrections as CSV, sorted, so that the same fit gives the same text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for key in sorted(found):
+        c = found[key]
+        writer.writerow([*key, f"{c.offset:.4f}", f"{c.sd:.4f}", c.rows, c.source, c.date])
+    return stream.getvalue()
 
 
 def _rows(table: Iterable[tuple[int, Mapping[str, str]]]) -> Iterable[tuple[Key, Offset]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from functools import cache
 from types import MappingProxyType
@@ -12,7 +13,6 @@ from bytebound.facts.tables import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 Term = tuple[str, str, str]
 """(clock, kind of term, name): ``("decode", "engine", "vllm")``; see ``half_width``."""
@@ -69,11 +69,12 @@ def half_width(
     return float(min(max(math.exp(total), NARROWEST), WIDEST))
 
 
-def write_terms(path: Path, found: Mapping[Term, tuple[float, int]], *, source: str, date: str) -> None:
-    """Write terms with the number of rows behind each, sorted."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for key in sorted(found):
-            value, rows = found[key]
-            writer.writerow([*key, f"{value:.4f}", rows, source, date])
+def format_terms(found: Mapping[Term, tuple[float, int]], *, source: str, date: str) -> str:
+    """Return terms as CSV with the number of rows behind each, sorted."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for key in sorted(found):
+        value, rows = found[key]
+        writer.writerow([*key, f"{value:.4f}", rows, source, date])
+    return stream.getvalue()

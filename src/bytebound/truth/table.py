@@ -49,7 +49,7 @@ COLUMNS = (*PLAIN[:12], *WORK, *PLAIN[12:])
 _CHOICES = {"trust": TRUSTS, "regime": REGIMES, "statistic": STATISTICS, "backend": BACKENDS, "metric": tuple(METRICS)}
 _WORDS = {"weights", "kv", "scheduling", "activations", "attention"}
 _FLAGS = {"disaggregated": {"true": True, "false": False, "1": True, "0": False}}
-_DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
+_DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 
 
 def read_truth(path: str | Path) -> tuple[Truth, ...]:
@@ -60,7 +60,8 @@ def read_truth(path: str | Path) -> tuple[Truth, ...]:
 
     Raises:
         DocumentError: the file cannot be read, lacks a column or has an unknown one; or a row has an unknown metric, unit,
-            device, model, engine or format, an id used before, or a number that is out of range. Carries ``file:line``.
+            device, model, engine or format, an id used before, degrees that do not use the devices it says, or a number that is
+            out of range. Carries ``file:line``.
     """
     place = str(path)
     rows = []
@@ -208,6 +209,8 @@ def parse_truth(cells: dict[str, str], *, place: str) -> Truth:
             raise DocumentError(
                 f"the cell {name} is empty", place=place, mend="a blank is no number; write what was run"
             )
+    count = _count(cells["devices"], f"{place}: devices")
+    _check_degrees(work, count, place)
     return Truth(
         id=cells["id"],
         source=cells["source"],
@@ -216,7 +219,7 @@ def parse_truth(cells: dict[str, str], *, place: str) -> Truth:
         date=cells["date"],
         trust=cells["trust"],  # type: ignore[arg-type]  # checked above
         device=_known(_device, cells["device"], f"{place}: device"),
-        devices=_count(cells["devices"], f"{place}: devices"),
+        devices=count,
         engine=engine,
         engine_version=cells["engine_version"],
         backend=cells["backend"],  # type: ignore[arg-type]  # checked above
@@ -229,6 +232,19 @@ def parse_truth(cells: dict[str, str], *, place: str) -> Truth:
         notes=cells["notes"],
         load=_load(tuple((column, cells[column]) for column in LOAD if cells.get(column)), place),
     )
+
+
+def _check_degrees(work: Serve, devices: int, place: str) -> None:
+    """Raise DocumentError unless the degrees of a row use the devices it says, no more and no fewer."""
+    used = work.tp * work.pp * work.dp
+    if used != devices and not work.disaggregated:
+        raise DocumentError(
+            f"tp × pp × dp is {used:g}, and devices is {devices}",
+            place=f"{place}: devices",
+            mend="count the devices of all replicas; dp is how many replicas ran",
+        )
+    if work.ep > work.tp * work.dp:
+        raise DocumentError(f"ep is {work.ep:g}, and tp × dp {work.tp * work.dp:g}", place=f"{place}: ep")
 
 
 def _unknown(kind: str, given: str, known: Iterable[str]) -> str:
