@@ -329,16 +329,34 @@ def _moving(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array,
 
     Of ``t = (√latency + √traffic)²`` faster links shorten ``√(traffic × t)``: so the parts of a step are its elasticities.
     """
-    links = _network(ledger, c, net)
-    prompt = replace(c, floor_s=np.zeros_like(c.floor_s), scaleout_floor_s=np.zeros_like(c.scaleout_floor_s))
-    up, out, host = (
-        np.sqrt(whole * traffic) for whole, traffic in zip(links, _network(ledger, prompt, net), strict=True)
-    )
+    traffic = _traffic(ledger, c, net)
+    links = _waited(ledger, c, net, traffic)
+    up, out, host = (np.sqrt(whole * rate) for whole, rate in zip(links, traffic, strict=True))
     return up, out, host, sum(links) - (up + out + host)
 
 
 def _network(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array, Array, Array]:
-    """Return seconds per occurrence of the rows ``net`` on the scale-up, scale-out and host links, each (net, requests).
+    """Return seconds per occurrence of the rows ``net`` on the scale-up, scale-out and host links, each (net, requests)."""
+    return _waited(ledger, c, net, _traffic(ledger, c, net))
+
+
+def _waited(
+    ledger: Ledger, c: Ceilings, net: NDArray[np.int64], traffic: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    """Return the seconds of ``_traffic`` with the latency of collectives and hops, see ``between``."""
+    up, out, host = traffic
+    launches, rings = ledger.launches[net], _is_ring(ledger, net)
+    up = np.where(up > 0, between(launches * c.floor_s[COLLECTIVE], up), 0.0)
+    out = np.where(rings & (out > 0), between(launches * c.scaleout_floor_s, out), out)
+    return up, out, host
+
+
+def _is_ring(ledger: Ledger, net: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.isin(ledger.pattern[net, None], (ALL_REDUCE, SEND, ALL_TO_ALL))
+
+
+def _traffic(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """Return seconds per occurrence of the rows ``net`` by rate alone, on each link (net, requests).
 
     A group inside one scale-up domain uses that link alone. A larger group works in two levels: reduce-scatter and
     all-gather inside the domain, the reduced part between domains. A pipeline's hops cross nodes as often as its devices do.
@@ -350,7 +368,7 @@ def _network(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array
         zero = np.zeros((0, 1))
         return zero, zero, zero
     pattern = ledger.pattern[net, None]
-    n, payload, launches = ledger.group[net], ledger.network_bytes[net], ledger.launches[net]
+    n, payload = ledger.group[net], ledger.network_bytes[net]
     local = np.minimum(n, c.domain)
     nodes = np.maximum(np.ceil(n / c.domain), 1.0)
     reduce, send = pattern == ALL_REDUCE, pattern == SEND
@@ -359,10 +377,9 @@ def _network(ledger: Ledger, c: Ceilings, net: NDArray[np.int64]) -> tuple[Array
     crossing = np.minimum((nodes - 1) / ledger.repeat[net], 1.0)
     up_volume = np.where(send, (1 - crossing) * payload, up_volume)
     out_volume = np.where(send, crossing * payload, out_volume)
-    rings = reduce | send | (pattern == ALL_TO_ALL)
-    up_rate, out_rate = c.scaleup_bytes_per_s * c.link_share, c.scaleout_bytes_per_s * c.link_share
-    up = np.where(rings & (up_volume > 0), between(launches * c.floor_s[COLLECTIVE], up_volume / up_rate), 0.0)
-    out = np.where(rings & (out_volume > 0), between(launches * c.scaleout_floor_s, out_volume / out_rate), 0.0)
-    out = out + np.where(pattern == SCALE_OUT, payload / out_rate, 0.0)
+    rings = _is_ring(ledger, net)
+    up = np.where(rings, up_volume, 0.0) / (c.scaleup_bytes_per_s * c.link_share)
+    crossed = np.where(rings, out_volume, np.where(pattern == SCALE_OUT, payload, 0.0))
+    out = crossed / (c.scaleout_bytes_per_s * c.link_share)
     host = np.where(pattern == HOST, payload / (c.host_bytes_per_s * c.link_share), 0.0)
     return up, out, host
