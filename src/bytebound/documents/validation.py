@@ -14,7 +14,7 @@ Protocol = Literal["fit", "leave-one-device-out", "leave-one-model-out", "leave-
 PROTOCOLS: dict[str, str] = {
     "fit": "every row was seen by the fit",
     "leave-one-device-out": "each device was predicted by a fit that had seen none of its rows",
-    "leave-one-model-out": "each model was predicted by a fit that had seen none of its rows",
+    "leave-one-model-out": "each model was predicted by a fit that had seen no row of it, nor of another of the same shape",
     "leave-one-engine-out": "each engine was predicted by a fit that had seen none of its rows",
     "leave-one-generation-out": "each hardware generation was predicted by a fit that had seen none of its rows",
 }

@@ -2,7 +2,8 @@
 
 The log half-width of an interval is a sum of terms: one per clock, and one each for the engine, the device's family and the
 kind of model, shrunk to 0 where rows are few; what a prediction has no evidence of widens it. The base is then set so that
-the interval holds the stated share of residuals: split-conformal, on deployments that the terms were not fitted on.
+the interval holds the stated share of residuals. ``crossed`` does both on other deployments than a row's own, and is what
+coverage is reported with.
 
 Source: conformal prediction with a scale model, Lei et al. 2018 (JASA 113) section 5.2.
 """

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from bytebound.facts.calibration import Key, Offset
     from bytebound.facts.intervals import Term
     from bytebound.fitting.fit import Design
+    from bytebound.ledger.table import OpTable
 
     Array = NDArray[np.float64]
     Names = NDArray[np.str_]
 
-LEFT_OUT = {"model": "model", "device": "device", "engine": "engine", "family": "family"}
+LEFT_OUT = {"model": "shape", "device": "device", "engine": "engine", "family": "family"}
 """What is left out, one at a time -> the column that says which rows belong together."""
 
 
@@ -66,17 +67,30 @@ def errors_left_out(found: Refit, rows: Sequence[Truth]) -> tuple[LeftOut, ...]:
     return tuple(out)
 
 
+def shape_of(table: OpTable) -> str:
+    """Return a name for a model's shape, whatever its weights are stored as: layers, width and weights."""
+    p = table.products
+    total = float((p.repeat * p.copies * p.elements).sum())
+    return f"{table.layers:g} layers of {table.hidden:g}, {total:.4g} weights"
+
+
 def columns_of(rows: Sequence[Truth]) -> dict[str, Names]:
-    """Return source, device, family, engine, model, kind, metric, regime and clock of rows, each (rows,)."""
+    """Return source, device, family, engine, model, shape, kind, metric, regime and clock of rows, each (rows,).
+
+    ``shape`` is the same for models that differ in nothing but their weights and how they are stored (DeepSeek-V3 and R1, a
+    checkpoint and its FP8 twin): leaving a model out leaves all of them out.
+    """
     kinds: dict[str, str] = {}
+    shapes: dict[str, str] = {}
     for row in rows:
         if row.model not in kinds:
-            kinds[row.model] = model_kind(compile_table(read_model(row.model)))
+            table = compile_table(read_model(row.model))
+            kinds[row.model], shapes[row.model] = model_kind(table), shape_of(table)
     families = {d: devices()[d].family for d in {row.device for row in rows}}
     return {
         "source": np.array([r.source for r in rows]), "device": np.array([r.device for r in rows]),
         "family": np.array([families[r.device] for r in rows]), "engine": np.array([r.engine for r in rows]),
-        "model": np.array([r.model for r in rows]), "kind": np.array([kinds[r.model] for r in rows]),
+        "model": np.array([r.model for r in rows]), "shape": np.array([shapes[r.model] for r in rows]), "kind": np.array([kinds[r.model] for r in rows]),
         "metric": np.array([r.metric for r in rows]), "regime": np.array([r.regime for r in rows]),
         "clock": np.array([CLOCKS.get(r.metric, r.metric) for r in rows]),
     }  # fmt: skip

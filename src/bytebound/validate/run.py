@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Names = NDArray[np.str_]
 
-LEFT_OUT = {"leave-one-device-out": "device", "leave-one-model-out": "model", "leave-one-engine-out": "engine",
+LEFT_OUT = {"leave-one-device-out": "device", "leave-one-model-out": "shape", "leave-one-engine-out": "engine",
             "leave-one-generation-out": "family"}  # fmt: skip
 """Protocol -> the column that says which rows a fit may not see together."""
 
