@@ -165,9 +165,21 @@ def test_the_interval_is_narrow_at_the_point_and_wide_far_from_it():
     found = correct(MODEL, MACHINE, WORK, {"tpot_s": tpot() * 1.1})
     width = {row.work["batch"]: row.after.high / row.after.low for row in found.outlook}
 
-    assert width[8.0] < width[2.0] < width[1.0]
-    assert width[8.0] < width[32.0] < width[128.0]
-    assert all(row.after.high / row.after.low < row.before.high / row.before.low for row in found.outlook)
+    assert width[8.0] < width[2.0] <= width[1.0]
+    assert width[8.0] < width[32.0] <= width[128.0]
+    assert width[8.0] < found.points[0].before.high / found.points[0].before.low
+    assert all(row.after.high / row.after.low <= row.before.high / row.before.low + 1e-9 for row in found.outlook)
+
+
+def test_a_run_that_surprises_may_widen_what_was_not_measured():
+    """Far outside its interval, a run says that others may be as far off; the estimate and the outlook say so alike."""
+    found = correct(MODEL, MACHINE, WORK, {"tpot_s": tpot() * 3})
+    far = found.outlook[-1]
+    est = bb.estimate(MODEL, MACHINE, replace(WORK, batch=far.work["batch"]), correction=found)
+
+    assert far.after.high / far.after.low > far.before.high / far.before.low
+    assert (est.tpot_s.low, est.tpot_s.high) == pytest.approx((far.after.low, far.after.high))
+    assert far.after.high / far.after.value <= 3 * (1 + 1e-9)
 
 
 def test_more_points_know_more():

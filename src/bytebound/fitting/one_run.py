@@ -19,7 +19,7 @@ from bytebound.fitting.posterior import Posterior, Prior, posterior, shipped_pri
 from bytebound.predict.calibrated import calibrated
 from bytebound.predict.corrected import corrected, deployment_of
 from bytebound.predict.estimate import check_degrees, settle
-from bytebound.predict.parts import EFFECTS, LOADED, Z80, Parted, log_sd, parted
+from bytebound.predict.parts import EFFECTS, LOADED, Z80, Parted, log_sd, most_spread, parted, surprise
 from bytebound.predict.scaled import scaled
 
 if TYPE_CHECKING:
@@ -125,7 +125,13 @@ def correct_points(
     ]  # waiting is no part of the interval of an unloaded first token
     noise = np.hypot(own, [point.noise for point in points])
     found_ = posterior(together, np.array(times), prior, noise)
-    after = [_after(values, point, found_, each) for values, point, each in zip(named, points, own, strict=True)]
+    surprised = surprise(
+        np.array([point.value for point in points]), np.array([float(p.value[0]) for p in parts]), np.array(spreads)
+    )
+    after = [
+        _after(values, point, found_, each, most_spread(spread, surprised))
+        for values, point, each, spread in zip(named, points, own, spreads, strict=True)
+    ]
     effects = tuple(
         Effect(name, float(found_.mean[i]), float(np.sqrt(max(found_.covariance[i, i], 0.0))), float(prior.log_sd[i]))
         for i, name in enumerate(EFFECTS)
@@ -151,7 +157,7 @@ def correct_points(
             )
             for values, p, point, spread, each in zip(named, parts, points, spreads, after, strict=True)
         ),
-        outlook=_outlook(setting, points[0].work, found_, prior.noise),
+        outlook=_outlook(setting, points[0].work, found_, prior.noise, surprised),
         warnings=warnings_of(points, parts, times, effects, prior),
         provenance=(
             Provenance("measured points", "measured", "; ".join(dict.fromkeys(point.source for point in points if point.source)) or "not stated"),
@@ -200,22 +206,24 @@ def fitted_to(prior: Prior, points: Parted, base_sd: Array) -> Prior:
     return prior.widened(float(np.clip(np.sqrt(np.mean(wanted**2) / np.mean(ours**2)), 1.0, WIDEST)))
 
 
-def interval(named: Mapping[str, Array], p: Parted, covariance: Array, noise: float) -> Interval:
-    """Return the 80 % interval of a corrected metric; not under its physical floor."""
+def interval(
+    named: Mapping[str, Array], p: Parted, covariance: Array, noise: float, most: float = float("inf")
+) -> Interval:
+    """Return the 80 % interval of a corrected metric; not under its physical floor, nor wider than ×/÷ ``most``."""
     value = float(p.value[0])
-    spread = float(np.exp(Z80 * log_sd(p, covariance, noise)[0]))
+    spread = min(float(np.exp(Z80 * log_sd(p, covariance, noise)[0])), most)
     low, high, bound = value / spread, value * spread, bound_of(named, p)
     if p.amount is None:
         return Interval(value, min(max(low, bound), value), high)
     return Interval(value, low, max(min(high, bound), value))
 
 
-def _after(named: Mapping[str, Array], point: Point, found: Posterior, noise: float) -> Interval:
+def _after(named: Mapping[str, Array], point: Point, found: Posterior, noise: float, most: float) -> Interval:
     changed = corrected(named, found.mean, point.work)
-    return interval(changed, parted(changed, point.work, metric_of(point)), found.covariance, noise)
+    return interval(changed, parted(changed, point.work, metric_of(point)), found.covariance, noise, most)
 
 
-def _outlook(setting: Setting, work: Serve, found: Posterior, noise: float) -> tuple[Outlook, ...]:
+def _outlook(setting: Setting, work: Serve, found: Posterior, noise: float, surprised: float) -> tuple[Outlook, ...]:
     """Return TPOT before and after at other batches of the same request, as far as they fit."""
     batch = float(np.max(work.batch))
     batches = np.unique(np.round([1, *(batch * 4.0 ** np.arange(-2, 4))]))
@@ -234,7 +242,7 @@ def _outlook(setting: Setting, work: Serve, found: Posterior, noise: float) -> t
                 Outlook(
                     _asked(replace(work, batch=float(size))),
                     Interval(value, value / spread, value * spread),
-                    interval(one, now.take(slice(i, i + 1)), found.covariance, noise),
+                    interval(one, now.take(slice(i, i + 1)), found.covariance, noise, most_spread(spread, surprised)),
                 )
             )
     return tuple(rows)

@@ -139,6 +139,8 @@ def trial(
         rest = np.arange(len(measured)) != index
         before, after = (np.log(x.seconds.sum(axis=0) / measured) for x in (p, changed))
         sd = log_sd(changed, known.covariance, noise)
+        if widen and each.metric != LOADED:
+            sd = np.minimum(sd, max(each.base_log_sd, abs(before[index]) / Z80))  # see most_spread
         columns.append(
             tuple(
                 x[rest]

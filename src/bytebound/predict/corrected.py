@@ -22,7 +22,9 @@ from bytebound.predict.parts import (
     drifts,
     log_factors,
     log_sd,
+    most_spread,
     parted,
+    surprise,
 )
 from bytebound.predict.prediction import CAPACITY
 from bytebound.predict.roofline import TIME_RESOURCES
@@ -133,14 +135,28 @@ def corrected_rows(phase: Phase, name: str, correction: Correction, work: Serve,
 def spreads(setting: Setting, named: Mapping[str, Array], work: Serve) -> dict[str, Array]:
     """Return the factor by which each interval reaches to both sides, (requests,): the evidence's, or the correction's."""
     count, correction = len(named["tpot_s"]), setting.correction
-    metrics = ("tpot_s", "ttft_s", "request_s", "tokens_per_s")
+    known = setting.evidence
+    base = dict.fromkeys(("tpot_s", "ttft_s", "request_s", "tokens_per_s"), known.tpot_spread) | {
+        "ttft_s": known.ttft_spread
+    }
     if correction is None:
-        known = setting.evidence
-        return {name: np.full(count, known.ttft_spread if name == "ttft_s" else known.tpot_spread) for name in metrics}
-    covariance = np.array(correction.covariance)
+        return {name: np.full(count, spread) for name, spread in base.items()}
+    covariance, surprised = np.array(correction.covariance), surprised_by(correction)
     return {
-        name: np.exp(Z80 * log_sd(parted(named, work, name), covariance, correction.noise)) for name in metrics
+        name: np.minimum(
+            np.exp(Z80 * log_sd(parted(named, work, name), covariance, correction.noise)), most_spread(spread, surprised)
+        )
+        for name, spread in base.items()
     }  # fmt: skip
+
+
+def surprised_by(correction: Correction) -> float:
+    """Return how far a correction's points lay from what was predicted of them, see ``parts.surprise``."""
+    points = correction.points
+    return surprise(
+        np.array([p.measured for p in points]), np.array([p.before.value for p in points]),
+        np.array([p.before.high / p.before.value for p in points]),
+    )  # fmt: skip
 
 
 SAME = ("weights", "kv", "activations", "attention", "disaggregated", "tp", "pp", "ep", "draft_tokens")
