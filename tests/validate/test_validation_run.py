@@ -10,6 +10,7 @@ import pytest
 
 from bytebound.documents.validation import PROTOCOLS, Validation
 from bytebound.documents.values import from_json, to_json
+from bytebound.errors import RequestError
 from bytebound.fitting.cases import TIMED
 from bytebound.truth import read_truth, shipped_truth
 from bytebound.validate.baseline import read_baseline, regressions
@@ -97,3 +98,13 @@ def test_no_group_is_worse_than_committed():
     """The figures of the shipped rows are committed; a change that makes a group worse by more than noise is seen here."""
     committed = read_baseline(Path(__file__).parents[2] / "validation" / "baseline.json")
     assert regressions(validate(ROWS), committed) == ()
+
+
+def test_a_time_that_cannot_be_answered_leaves_memory_answered():
+    """Where no time is of a model and machine that can be, rows of memory are still scored and the others unanswered."""
+    held = [row for row in ROWS if row.metric == "kv_tokens"][:3]
+    lost = replace(some()[0], devices=10**7)
+    answers = predicted([*held, lost])
+    assert np.isfinite(answers.value).tolist() == [True, True, True, False]
+    with pytest.raises(RequestError, match="no row is a time"):
+        predicted([lost])

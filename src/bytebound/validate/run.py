@@ -12,6 +12,7 @@ import numpy as np
 
 from bytebound.documents.validation import KEYS, Contradiction, Unread, Validation, WorstRow
 from bytebound.documents.values import Provenance
+from bytebound.errors import RequestError
 from bytebound.facts.calibration import offsets
 from bytebound.facts.devices import devices
 from bytebound.facts.intervals import seen, terms
@@ -75,10 +76,10 @@ def predicted(
     floor = np.full(len(rows), np.nan)
     beyond, fits = np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool)
     timed = [i for i, row in enumerate(rows) if row.metric in TIMED]
-    if timed:
-        subset = [rows[i] for i in timed]
+    subset = [rows[i] for i in timed]
+    d = _design(subset, needed=not np.isfinite(value).any())
+    if d is not None:
         at = np.array(timed)
-        d = design(subset)
         where = at[d.rows]
         columns = {name: values[d.rows] for name, values in columns_of(subset).items()}
         shipped = shipped_offsets(d)
@@ -101,6 +102,18 @@ def predicted(
         high[where] = np.where(d.is_rate, np.maximum(np.minimum(high[where], least), value[where]), high[where])
         beyond[where], fits[where] = wrong, d.weight > 0
     return Answers(value, low, high, floor, beyond, fits)
+
+
+def _design(rows: Sequence[Truth], *, needed: bool) -> Design | None:
+    """Return the design of timed rows; None where none of them can be predicted and others can (``needed`` False)."""
+    if not rows:
+        return None
+    try:
+        return design(rows)
+    except RequestError:
+        if needed:
+            raise
+        return None
 
 
 def shipped_offsets(d: Design) -> Array:
