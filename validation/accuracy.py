@@ -21,14 +21,17 @@ import numpy as np
 
 from bytebound.documents.validation import PROTOCOLS, Validation
 from bytebound.fitting.fit import contradicts, design
-from bytebound.fitting.refit import columns_of, leave_out
+from bytebound.fitting.refit import columns_of, leave_out, refit
 from bytebound.report.validation_markdown import validation_markdown
 from bytebound.truth import read_any, read_silicon
 from bytebound.truth.silicon import SOURCE, run_of
 from bytebound.validate.run import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bytebound.documents.truth import Truth
+    from bytebound.truth.readings import Unexpressed
 
 HERE = Path(__file__).parent
 PUBLISHED = "leave-one-model-out"
@@ -55,10 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         unexpressed += sample.unexpressed
         names.append("aiconfigurator-core")
     newest = {r.model for r in rows if r.source == SOURCE} - {r.model for reading in readings for r in reading.rows}
-    found: dict[str, Validation] = {}
-    for protocol in PROTOCOLS:
-        print(protocol, file=sys.stderr)
-        found[protocol] = replace(validate(rows, unexpressed, protocol=protocol), truth=tuple(names))
+    refitted = refit(rows, source="; ".join(names), date="", tell=lambda word: print(word, file=sys.stderr))
+    found = pages(rows, unexpressed, tuple(names), refitted.left_out)
     page = validation_markdown(found[PUBLISHED])
     head, rest = page.split("## How this was made", 1)
     parts = [head.rstrip(), protocols(found), beside_peers(found), generations(found["leave-one-generation-out"])]
@@ -68,6 +69,22 @@ def main(argv: list[str] | None = None) -> int:
         parts.append("## One run of your own\n\n" + given.one_run.read_text(encoding="utf-8").strip())
     given.out.write_text("\n\n".join([*parts, "## How this was made" + rest]), encoding="utf-8")
     return 0
+
+
+def pages(
+    rows: list[Truth], unexpressed: list[Unexpressed], names: tuple[str, ...], left_out: Mapping[str, np.ndarray]
+) -> dict[str, Validation]:
+    """Return a validation per protocol, from predictions that had not seen their rows (see ``fitting.refit``)."""
+    found: dict[str, Validation] = {}
+    for protocol in PROTOCOLS:
+        ratio = None if protocol == "fit" else left_out[OF[protocol]]
+        found[protocol] = replace(validate(rows, unexpressed, protocol=protocol, left_out=ratio), truth=names)
+    return found
+
+
+OF = {"leave-one-device-out": "device", "leave-one-model-out": "model", "leave-one-engine-out": "engine",
+      "leave-one-generation-out": "family"}  # fmt: skip
+"""Protocol -> the name of what is left out in a refit."""
 
 
 def columns(validation: Validation) -> dict[str, np.ndarray]:
@@ -216,7 +233,7 @@ def at_once(rows: list[Truth], models: set[str]) -> str:
     columns_of_rows = {name: values[d.rows] for name, values in columns_of(rows).items()}
     usable = (d.weight > 0) & ~contradicts(d)
     held = np.where(np.isin(columns_of_rows["model"], sorted(models)), "held", "seen")
-    error = np.abs(np.exp(-leave_out(d, held, usable, np.zeros(len(d.keys)), only={"held"})) - 1)
+    error = np.abs(np.exp(-leave_out(d, held, usable, only={"held"})) - 1)
     lines = [
         "## All new models left out at once",
         "",

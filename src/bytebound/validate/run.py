@@ -58,14 +58,16 @@ class Answers:
 
 
 def predicted(
-    rows: Sequence[Truth], *, protocol: Protocol = "fit", tell: Callable[[str], None] = lambda _: None
-) -> Answers:
+    rows: Sequence[Truth], *, protocol: Protocol = "fit", left_out: Array | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Answers:  # fmt: skip
     """Return what we predict for measured rows.
 
     Args:
         rows: measured rows of any metric.
         protocol: ``fit`` uses the shipped offsets; the others refit without the rows of each device, model, engine or
             hardware generation and predict those.
+        left_out: what ``fitting.refit`` found for this protocol on these very rows; None: found here.
         tell: progress.
 
     Raises:
@@ -91,7 +93,7 @@ def predicted(
         else:
             column = LEFT_OUT[protocol]
             usable = (d.weight > 0) & ~wrong
-            ratio = leave_out(d, columns[column], usable, shipped, tell=tell)
+            ratio = leave_out(d, columns[column], usable, tell=tell) if left_out is None else left_out
             log_predicted = np.log(d.measured) - sign * ratio
             width = crossed(columns["clock"], columns, np.where(usable, ratio, np.nan), deployments(columns))
         value[where] = np.where(d.weight > 0, np.exp(log_predicted), np.nan)
@@ -136,7 +138,7 @@ def shipped_widths(columns: Mapping[str, Names]) -> Array:
 
 def validate(
     rows: Sequence[Truth], unexpressed: Sequence[Unexpressed] = (), *, protocol: Protocol = "fit",
-    by: Sequence[str] = KEYS, worst: int = 20, tell: Callable[[str], None] = lambda _: None,
+    by: Sequence[str] = KEYS, worst: int = 20, left_out: Array | None = None, tell: Callable[[str], None] = lambda _: None,
 ) -> Validation:  # fmt: skip
     """Return how wrong predictions of ``rows`` are.
 
@@ -148,6 +150,7 @@ def validate(
         protocol: what the fit may have seen, see ``documents.validation.PROTOCOLS``.
         by: columns to group by.
         worst: rows furthest off to list.
+        left_out: see ``predicted``.
         tell: progress.
 
     Raises:
@@ -155,7 +158,7 @@ def validate(
         UnfinishedError: a refit does not settle.
     """
     begun = time.perf_counter()
-    answers = predicted(rows, protocol=protocol, tell=tell)
+    answers = predicted(rows, protocol=protocol, left_out=left_out, tell=tell)
     measured = np.array([row.value for row in rows])
     names = columns_of(rows)
     keys = {key: names[key] for key in KEYS}
