@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from bytebound.predict.serving import (
     Mix,
     closed_loop_first_token,
-    one_stream,
     per_token,
     static_batch,
     unloaded_first_token,
@@ -82,7 +81,6 @@ def test_mixes_are_linear(counts, seconds_of, times):
 def test_the_simple_cases():
     """Counts of decode steps, prompts alone, prompts together, times of the host."""
     assert parts(unloaded_first_token()) == [0, 1, 0, 1]
-    assert parts(one_stream(one(100))) == [99, 1, 0, 1]
     assert parts(static_batch(one(1), one(100))) == [99, 1, 0, 1]
     assert parts(static_batch(one(8), one(100))) == [99, 0, 8, 1]
     assert parts(static_batch(one(8), one(1))) == [0, 0, 8, 1]

@@ -1,7 +1,7 @@
 """The fitted corrections to shares, floors and host times: one row per scope, operator and quantity, each with its sources.
 
-A correction is an offset in log-odds for a share (0 to 1) and in logarithms for a time, so that no correction leaves what
-is physical. OffsetTable of different scopes add: a pool of device families, one family, an engine, a weight form.
+Each is an offset in log-odds for a share (0 to 1) and in logarithms for a time, so that no correction leaves what
+is physical. Offsets of different scopes add: a pool of device families, one family, an engine, a weight form.
 """
 
 from __future__ import annotations

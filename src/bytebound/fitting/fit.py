@@ -17,7 +17,7 @@ from bytebound.facts.calibration import Offset
 from bytebound.facts.formats import FORMS
 from bytebound.fitting.cases import groups
 from bytebound.ledger.ledger import CLASS_NAMES
-from bytebound.predict.attained import CLEAR, HOST_QUANTITIES, attained, engine_terms, host_prior, published, terms
+from bytebound.predict.attained import CLEAR, HOST_QUANTITIES, engine_terms, host_prior, published, terms
 from bytebound.predict.roofline import SUMMED, _network, between, rates, started_kernels
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ STEPS, SETTLED = 25, 1e-3
 MOST_OFFSET = 5.0
 """No offset goes beyond this, a factor of 150 in odds or in time. A time at the lower end is as good as 0; anything else there
 has left its physical range."""
-PENALTY_S = 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +448,3 @@ def as_offsets(
         for i, key in enumerate(d.keys)
         if seen[i] > 0
     }
-
-
-__all__ = ["Design", "as_offsets", "attained", "design", "fit", "seconds"]

@@ -54,11 +54,6 @@ def unloaded_first_token() -> Mix:
     return _mix(alone=1.0, host=1.0)
 
 
-def one_stream(output: Array) -> Mix:
-    """Return the time from sending one prompt alone to the last of ``output`` tokens."""
-    return _mix(decode=np.maximum(output - 1, 0.0), alone=1.0, host=1.0)
-
-
 def static_batch(batch: Array, output: Array) -> Mix:
     """Return the time of one batch: all prompts together, then every token of every sequence."""
     single = batch <= 1

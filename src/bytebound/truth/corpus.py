@@ -15,7 +15,7 @@ from bytebound.errors import DocumentError, QuantityError
 from bytebound.facts.devices import devices
 from bytebound.facts.tables import read_bounded
 from bytebound.truth.assumed import SOURCES, TASK_LENGTHS, USUAL, Lengths, Source
-from bytebound.truth.jobs import job_load
+from bytebound.truth.jobs import DEDUCED, job_load
 from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.names import backend_of, device_of, engine_of, model_of
 from bytebound.truth.readings import Inexpressible, Readings, Unexpressed
@@ -208,6 +208,7 @@ def express(cells: Mapping[str, str], licence: str = "") -> Truth:
     assumed = [*runs.assumed, *assumed_lengths.said]
     _refuse_run(cells, source, runs, degrees["tp"])
     launch = _launch(cells, source, runs, degrees["tp"] * degrees["dp"], batch)
+    assumed += [DEDUCED.removeprefix("assumed: ")] if NVIDIA_JOB in notes else []
     if launch.source:
         assumed.append(f"KV format, prompt tokens per step and load as launched by {launch.source}")
     elif runs.kv_assumed:

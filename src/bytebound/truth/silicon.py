@@ -11,7 +11,7 @@ from bytebound.documents.work import Serve
 from bytebound.errors import UnknownNameError
 from bytebound.models.catalogue import resolve
 from bytebound.truth.inferencex import LENGTH_SHARE
-from bytebound.truth.jobs import job_load
+from bytebound.truth.jobs import DEDUCED, job_load
 from bytebound.truth.launch import DRAWN, Launch, launch_of
 from bytebound.truth.readings import Readings, Unexpressed
 from bytebound.truth.silicon_names import BLOCK_FP8, CHECKPOINTS, DEVICES, ENGINES, FORMATS, MODELS, speculates
@@ -197,7 +197,8 @@ def _notes(run: Run, stored: str) -> str:
     unstated = "" if run.gemm or run.precision else "; weight format not stated, as the named checkpoint"
     spread = f"; experts tp {run.moe_tp} ep {run.moe_ep}" if run.moe_ep > 1 or run.replicas > 1 else ""
     inferred = "; replicas from the degrees of the experts" if run.replicas > 1 and not run.dp else ""
-    return f"{origin}; weights {stored}{lengths}{unstated}{spread}{inferred}"
+    deduced = "" if run.public else f"; {DEDUCED}"
+    return f"{origin}; weights {stored}{lengths}{unstated}{spread}{inferred}{deduced}"
 
 
 def _release() -> str:

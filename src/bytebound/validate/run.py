@@ -240,7 +240,7 @@ def _contradictions(rows: Sequence[Truth], answers: Answers) -> tuple[Contradict
             floor=float(answers.floor[i]), locator=row.locator,
             why=(
                 f"{abs(np.log(row.value / answers.floor[i])):.2f} in logarithms beyond every byte at full bandwidth and every "
-                "FLOP at the device's fastest rate: the row, its lengths, its batch or its format are not as stated"
+                "FLOP at the device's fastest rate: the row or our reading of it is not as it ran, or the device does more than our catalogue says"
             ),
         )
         for i, row in enumerate(rows) if answers.beyond[i]
