@@ -90,8 +90,12 @@ class Serve:
 
 
 Recompute = Literal["none", "selective", "full"]
-OPTIMIZERS = ("adamw", "adamw-8bit", "adamw-bf16", "sgd", "sgd-momentum", "lion", "adafactor", "muon")
-PRECISIONS = ("bf16-mixed", "fp16-mixed", "bf16", "fp32", "fp8-mixed")
+OPTIMIZERS = (
+    "adamw", "adamw-8bit", "adamw-4bit", "adamw-bf16", "sgd", "sgd-momentum", "lion", "adafactor", "muon", "galore", "galore-8bit",
+)  # fmt: skip
+PRECISIONS = ("bf16-mixed", "fp16-mixed", "bf16-autocast", "bf16", "fp32", "fp8-mixed", "fp4-mixed")
+FRAMEWORKS = ("auto", "megatron", "fsdp", "deepspeed", "hf", "litgpt", "jax")
+SCHEDULES = ("auto", "1f1b", "interleaved", "gpipe", "zb1p", "zbv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +103,27 @@ class Train:
     """Training: one optimizer step on ``global_batch`` sequences of ``seq`` tokens.
 
     Args:
+        seq: tokens of a sequence; ``micro_batch`` sequences are worked on together by one data-parallel replica.
         tokens: tokens of the whole job (0: not stated).
-        zero: optimizer-state sharding stage (ZeRO / FSDP) over the data-parallel group.
-        trainable: ``full`` or ``lora`` (adapters of rank ``lora_rank`` on every linear layer, frozen base).
+        tp, pp, dp, cp, ep: degrees; tp × pp × dp × cp devices are used. ``ep`` deals the experts out inside dp × cp.
+        expert_tp: tensor-parallel degree of experts (0: as ``tp`` where ep is 1, else 1).
+        virtual_stages: layer chunks per pipeline stage (interleaving); 1: none.
+        schedule: of the pipeline; ``auto``: interleaved where there are virtual stages, else 1F1B.
+        zero: sharding stage (ZeRO / FSDP) over the data-parallel group: 1 optimizer, 2 gradients too, 3 parameters too.
+        precision: ``bf16-mixed``: 16-bit weights with 32-bit master copies; ``bf16-autocast``: 32-bit weights cast at every use;
+            ``bf16``: everything in 16 bits; ``fp8-mixed``, ``fp4-mixed``: as bf16-mixed with narrower products.
+        gradients: dtype gradients are kept in; ``auto``: as the framework does.
+        recompute: activations recomputed in the backward pass; ``selective``: the core of attention alone.
+        recompute_layers: share of layers that ``full`` recomputes.
+        attention: ``flash`` never writes scores to memory (their recomputation is inside the kernel), ``eager`` does.
+        loss: ``chunked`` never holds the logits of all tokens at once.
+        sequence_parallel: activations between tensor-parallel regions are dealt out too; ``auto``: as the framework does.
+        offload: what lies in host memory (or ``-nvme``) between uses.
+        trainable: ``full``, ``lora`` (adapters of rank ``lora_rank``, frozen base) or ``qlora`` (the base in 4 bits).
+        lora_targets: ``all`` linear layers, ``attention`` ones, ``qv`` or the feed-forward's ``mlp``.
+        framework: whose kernels, buffers and defaults; ``auto``: megatron where tp, pp, cp, ep or ZeRO 0/1 over several devices
+            call for it, hf for adapters and for one device, else fsdp.
+        model_scale: parameters as a multiple of the architecture's (model growth in an audit).
     """
 
     seq: Number = 4096
@@ -113,12 +135,24 @@ class Train:
     dp: Number = 1
     cp: Number = 1
     ep: Number = 1
+    expert_tp: Number = 0
+    virtual_stages: Number = 1
+    schedule: str = "auto"
     zero: Number = 3
     precision: str = "bf16-mixed"
+    gradients: Literal["auto", "fp32", "bf16"] = "auto"
     optimizer: str = "adamw"
+    optimizer_kernel: Literal["auto", "foreach", "fused", "loop"] = "auto"
     recompute: Recompute = "selective"
-    trainable: Literal["full", "lora"] = "full"
+    recompute_layers: Number = 1.0
+    attention: Literal["flash", "eager"] = "flash"
+    loss: Literal["full", "chunked"] = "full"
+    sequence_parallel: Literal["auto", "on", "off"] = "auto"
+    offload: Literal["none", "optimizer", "parameters", "optimizer-nvme", "parameters-nvme"] = "none"
+    trainable: Literal["full", "lora", "qlora"] = "full"
     lora_rank: Number = 16
+    lora_targets: Literal["all", "attention", "qv", "mlp"] = "all"
+    framework: str = "auto"
     model_scale: Number = 1.0
 
     def __post_init__(self) -> None:
@@ -127,16 +161,28 @@ class Train:
         Raises:
             QuantityError, UnknownNameError: the message names the field.
         """
-        for name in ("micro_batch", "global_batch", "tp", "pp", "dp", "cp", "ep", "lora_rank"):
+        for name in ("micro_batch", "global_batch", "tp", "pp", "dp", "cp", "ep", "lora_rank", "virtual_stages"):
             check_range(name, getattr(self, name), 1, COUNT_LIMIT, whole=True)
         check_range("seq", self.seq, 1, TOKEN_LIMIT)
         check_range("tokens", self.tokens, 0, 1e18)
         check_range("zero", self.zero, 0, 3, whole=True)
+        check_range("expert_tp", self.expert_tp, 0, COUNT_LIMIT, whole=True)
+        check_range("recompute_layers", self.recompute_layers, 0, 1)
         check_range("model_scale", self.model_scale, 1e-6, 1e6)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("recompute", self.recompute, ("none", "selective", "full"))
-        check_choice("trainable", self.trainable, ("full", "lora"))
+        for name, choices in (
+            ("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("framework", FRAMEWORKS), ("schedule", SCHEDULES),
+            ("recompute", ("none", "selective", "full")), ("trainable", ("full", "lora", "qlora")),
+            ("gradients", ("auto", "fp32", "bf16")), ("optimizer_kernel", ("auto", "foreach", "fused", "loop")),
+            ("attention", ("flash", "eager")), ("loss", ("full", "chunked")), ("sequence_parallel", ("auto", "on", "off")),
+            ("offload", ("none", "optimizer", "parameters", "optimizer-nvme", "parameters-nvme")),
+            ("lora_targets", ("all", "attention", "qv", "mlp")),
+        ):  # fmt: skip
+            check_choice(name, getattr(self, name), choices)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The broadcast shape of the request; ``()`` for one question."""
+        return np.broadcast_shapes(*(np.shape(getattr(self, f.name)) for f in fields(self)))
 
 
 def check_range(name: str, value: Number, low: float, high: float, *, whole: bool = False) -> None:

@@ -1,0 +1,60 @@
+"""Training truth: one measured number of a training run in our vocabulary, and where it was published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from bytebound.documents.work import Train
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bytebound.documents.architecture import Architecture
+
+TRAIN_METRICS: Mapping[str, tuple[str, str]] = {
+    "step_s": ("s", "wall time of one optimizer step in steady state"),
+    "tokens_per_s_per_device": ("1/s", "tokens trained on per second and device in steady state"),
+    "flop_per_s_per_device": ("FLOP/s", "model FLOPs per second and device under the row's convention"),
+    "mfu": ("1", "model FLOPs per second over the dense peak under the row's convention"),
+    "allocated_bytes": ("B", "peak bytes the allocator handed out on the fullest device (max_memory_allocated)"),
+    "reserved_bytes": ("B", "peak bytes the allocator took from the driver"),
+    "device_bytes": ("B", "peak bytes the driver shows as used (context included)"),
+    "fits": ("1", "1 where the run fitted, 0 where it ran out of memory"),
+}
+"""Metric -> its unit, and what is counted."""
+
+Basis = Literal["causal", "full", "causal+embedding", "full+embedding", "hardware", ""]
+"""Which FLOPs a row counts (``documents.training.CONVENTIONS``); hardware: what is recomputed too."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTruth:
+    """One measured number of a training run.
+
+    Args:
+        id: unique; ``run`` is shared by all numbers of one run.
+        source: short key of the publication; ``locator`` finds the number in it.
+        model: name as we say it; ``architecture`` its exact shape (layers as the run had them).
+        device: our device id; ``devices`` used, ``per_node`` of them in one node.
+        work: the request, scalars only; its ``framework`` is the run's.
+        metric: a key of ``TRAIN_METRICS``; ``value`` in its unit; ``basis`` of FLOP counts.
+        uncertain: what the source does not state and had to be assumed, one phrase each.
+    """
+
+    id: str
+    run: str
+    source: str
+    locator: str
+    model: str
+    architecture: Architecture
+    device: str
+    devices: int
+    metric: str
+    value: float
+    work: Train = field(default_factory=Train)
+    per_node: int = 8
+    basis: Basis = ""
+    trust: Literal["A", "B", "C"] = "B"
+    uncertain: tuple[str, ...] = ()
+    notes: str = ""
