@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.documents.training import CONVENTIONS
 from bytebound.ledger.ledger import COLLECTIVE, GEMM, MATH
 from bytebound.ledger.training import train_ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from bytebound.documents.work import Train
@@ -35,17 +38,56 @@ reserved 6.5 % over allocated)."""
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingHeld:
+    """Bytes on the fullest device by part, ``reserve`` as an interval; arrays broadcast."""
+
+    parameters: Array
+    gradients: Array
+    optimizer: Array
+    activations: Array
+    temporary: Array
+    reserve: Array
+    reserve_low: Array
+    reserve_high: Array
+    host_bytes: Array
+    usable_bytes: Array
+    spread: Array
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingTime:
-    """Step time by part, memory and whether it fits; arrays broadcast."""
+    """One optimizer step: what a device holds, how long it takes and on what. Arrays broadcast to the request.
+
+    Args:
+        held: bytes by part on the fullest device. usable_bytes: what it can hold.
+        step_s: seconds of the step. parts: the same by ``documents.training.TIME_PARTS``; they add up to it.
+        model_flops, hardware_flops: FLOPs of one step of the whole job under the causal convention, without and with what is
+            recomputed. flops_by_convention: model FLOPs under each of ``documents.training.CONVENTIONS``.
+        peak_flop_per_s: dense peak of one device in the widest dtype the precision multiplies in.
+        devices: devices at work. tokens: tokens of one step. microbatches: of one step and replica.
+        bubble_share: of the step. spread: half-width factor of the 80 % interval of the step.
+    """
 
     ledger: TrainingLedger
-    step_s: Array
-    compute_s: Array
-    link_s: Array
-    bubble_s: Array
-    total_bytes: Array
+    held: TrainingHeld
     usable_bytes: Array
-    mfu: Array
+    step_s: Array
+    parts: Mapping[str, Array]
+    model_flops: Array
+    hardware_flops: Array
+    flops_by_convention: Mapping[str, Array]
+    peak_flop_per_s: Array
+    devices: Array
+    tokens: Array
+    microbatches: Array
+    bubble_share: Array
+    spread: Array
+
+    @property
+    def total_bytes(self) -> Array:
+        """Bytes on the fullest device, reserve included."""
+        h = self.held
+        return np.asarray(h.parameters + h.gradients + h.optimizer + h.activations + h.temporary + h.reserve)
 
     @property
     def fits(self) -> NDArray[np.bool_]:
@@ -55,7 +97,32 @@ class TrainingTime:
     @property
     def tokens_per_s(self) -> Array:
         """Tokens per second of the whole job."""
-        return np.asarray(self.ledger.tokens / self.step_s)
+        return np.asarray(self.tokens / self.step_s)
+
+    @property
+    def mfu(self) -> Array:
+        """Model FLOPs (causal) per second over the dense peak of all devices."""
+        return np.asarray(self.model_flops / (self.step_s * self.peak_flop_per_s * self.devices))
+
+    @property
+    def hfu(self) -> Array:
+        """FLOPs done (recomputation too) per second over the dense peak of all devices."""
+        return np.asarray(self.hardware_flops / (self.step_s * self.peak_flop_per_s * self.devices))
+
+    @property
+    def compute_s(self) -> Array:
+        """Seconds that faster arithmetic shortens, recomputation among them."""
+        return np.asarray(self.parts["compute"] + self.parts["recompute"])
+
+    @property
+    def link_s(self) -> Array:
+        """Seconds of communication that nothing hides."""
+        return np.asarray(self.parts["scale_up_link"] + self.parts["scale_out_link"] + self.parts["host_link"])
+
+    @property
+    def bubble_s(self) -> Array:
+        """Seconds a device waits for other pipeline stages."""
+        return np.asarray(self.parts["bubble"])
 
 
 def train_time(setting: Setting, work: Train) -> TrainingTime:
@@ -83,14 +150,25 @@ def train_time(setting: Setting, work: Train) -> TrainingTime:
     busy = compute + tensor
     bubble = busy * (pp - 1) / ledger.microbatches
     step = busy + bubble + exposed
-    held = (
-        ledger.weight_bytes
-        + ledger.gradient_bytes
-        + ledger.optimizer_bytes
-        + ledger.activation_bytes
-        + ledger.temporary_bytes
-    )
+    nothing = np.zeros_like(step)
+    usable = c.memory_bytes * USABLE_SHARE + nothing
+    held = TrainingHeld(
+        ledger.weight_bytes, ledger.gradient_bytes, ledger.optimizer_bytes, ledger.activation_bytes, ledger.temporary_bytes,
+        nothing, nothing, nothing, nothing, usable, nothing + 1.15,
+    )  # fmt: skip
+    share_recomputed = ledger.recomputed_flops / (ledger.flops + ledger.recomputed_flops)
+    up_share = np.where(tp <= c.domain, 1.0, 0.0)
+    up_data = np.where(tp * dp * cp <= c.domain, 1.0, 0.0)
+    parts = {
+        "compute": compute * (1 - share_recomputed) + nothing, "memory": nothing, "recompute": compute * share_recomputed + nothing,
+        "scale_up_link": tensor * up_share + exposed * up_data + nothing,
+        "scale_out_link": tensor * (1 - up_share) + exposed * (1 - up_data) + nothing,
+        "host_link": nothing, "bubble": bubble + nothing, "optimizer": nothing, "overhead": nothing,
+    }  # fmt: skip
+    devices = tp * pp * dp * cp + nothing
+    flops = ledger.flops * devices
     return TrainingTime(
-        ledger, step, compute, tensor + exposed, bubble, held, c.memory_bytes * USABLE_SHARE + np.zeros_like(held),
-        ledger.flops / (step * peak),
+        ledger, held, usable, step, parts, flops, (ledger.flops + ledger.recomputed_flops) * devices,
+        dict.fromkeys(CONVENTIONS, flops), np.asarray(peak), devices, ledger.tokens, ledger.microbatches, bubble / step,
+        nothing + TRAIN_SPREAD,
     )  # fmt: skip
