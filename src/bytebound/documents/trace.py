@@ -85,7 +85,8 @@ class TracedTensor:
 
     ``role``: parameter, buffer, gradient, optimizer, activation or temporary (alive at the peak). ``module`` is the path with layer
     numbers replaced by ``*``; ``op`` made it (activations); ``trainable`` only means something for parameters.
-    ``storage_bytes`` are of one copy.
+    ``storage_bytes`` are of one copy. ``alive``: how many copies are alive at each moment of ``Trace.peaks``, by its key (zeros
+    left out); empty where it was not kept. Sharding divides each moment tensor by tensor, for the peak can move.
     """
 
     role: str
@@ -98,6 +99,7 @@ class TracedTensor:
     storage_bytes: float
     copies: float
     trainable: bool = True
+    alive: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,10 @@ class Trace:
     Args:
         kind: ``training`` (forward, backward, optimizer) or ``forward``.
         samples, seq: what the step worked on, where known (0: not).
-        peak: the fullest moment of a step in steady state (optimizer states exist); ``peaks`` the fullest moment of each phase.
+        peak: the fullest moment of a step in steady state (optimizer states exist); ``peaks`` the fullest moment of each phase (key
+            ``forward``), and of each phase inside one kind of layer or outside of all (``backward/layers``, ``backward/``).
+        made_with: what the step was traced with, as a Train request names it, where known: precision, optimizer,
+            optimizer_kernel, recompute, attention, loss, trainable.
         timeline: moments in order, thinned so that every local maximum of the total stays.
         unknown: operators that move bytes and have no FLOP formula: name, calls and bytes in a sentence each.
         exact: whether extrapolation was exact on a third traced depth (uniform stacks) or nothing was extrapolated.
@@ -132,6 +137,7 @@ class Trace:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
     schema_: str = TRACE_SCHEMA
 
     @property
