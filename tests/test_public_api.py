@@ -26,6 +26,7 @@ NAMES = [
     "Run",
     "Serve",
     "Train",
+    "TrainEstimate",
     "Validation",
     "audit_fleet",
     "calibrate",
@@ -41,6 +42,7 @@ NAMES = [
     "read_fleet",
     "read_model",
     "to_json",
+    "train",
 ]
 """The contract. A change here is a change for users: say so in CHANGELOG.md."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bytebound.documents.estimate import Estimate
     from bytebound.documents.fleet import Fleet, read_fleet
     from bytebound.documents.observation import Observation, Run
+    from bytebound.documents.training import TrainEstimate
     from bytebound.documents.validation import Validation
     from bytebound.documents.values import from_json, json_schema, to_json
     from bytebound.documents.work import Serve, Train
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from bytebound.observe.calibrate import calibrate
     from bytebound.observe.compare import observe_run
     from bytebound.predict import diagnose, estimate, fit
+    from bytebound.predict.train_answers import train
 
 _HOMES = {
     "Architecture": "bytebound.documents.architecture",
@@ -48,6 +50,7 @@ _HOMES = {
     "Run": "bytebound.documents.observation",
     "Serve": "bytebound.documents.work",
     "Train": "bytebound.documents.work",
+    "TrainEstimate": "bytebound.documents.training",
     "Validation": "bytebound.documents.validation",
     "audit_fleet": "bytebound.audit",
     "calibrate": "bytebound.observe.calibrate",
@@ -63,6 +66,7 @@ _HOMES = {
     "read_fleet": "bytebound.documents.fleet",
     "read_model": "bytebound.models",
     "to_json": "bytebound.documents.values",
+    "train": "bytebound.predict.train_answers",
 }
 
 __all__ = [
@@ -79,6 +83,7 @@ __all__ = [
     "Run",
     "Serve",
     "Train",
+    "TrainEstimate",
     "Validation",
     "audit_fleet",
     "calibrate",
@@ -94,6 +99,7 @@ __all__ = [
     "read_fleet",
     "read_model",
     "to_json",
+    "train",
 ]
 
 

@@ -233,6 +233,7 @@ SCHEMAS = {
     "machine": ("bytebound.documents.device", "Device"),
     "fleet": ("bytebound.documents.fleet", "Fleet"),
     "estimate": ("bytebound.documents.estimate", "Estimate"),
+    "train": ("bytebound.documents.training", "TrainEstimate"),
     "audit": ("bytebound.documents.audit", "Audit"),
     "observation": ("bytebound.documents.observation", "Observation"),
     "run": ("bytebound.documents.observation", "Run"),
@@ -249,7 +250,7 @@ def schema(
     name: Annotated[
         str,
         Parameter(
-            help="machine, fleet, estimate, audit, observation, run, calibration, correction, comparison, validation, baseline or refitted."
+            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline or refitted."
         ),
     ],
     /,

@@ -212,7 +212,7 @@ def estimate_on(setting: Setting, work: Serve) -> Estimate:
     tokens = _interval(rate, wide["tokens_per_s"], None)
     prediction = setting.run(work) if not shape else None
     return Estimate(
-        model=_model_facts(setting, work),
+        model=model_facts(setting, work),
         machine=MachineFacts(setting.machine.name, setting.machine.devices, _scalar(devices, shape)),
         work=understood(setting, work),
         ttft_s=_interval(out("ttft_s"), wide["ttft_s"], out("prefill.floor_s")),
@@ -257,7 +257,8 @@ def _interval(value: Number, spread: Number, floor: Number | None) -> Interval:
     return Interval(value, low, value * spread)
 
 
-def _model_facts(setting: Setting, work: Serve) -> ModelFacts:
+def model_facts(setting: Setting, work: Serve) -> ModelFacts:
+    """Return what the model is, and the KV cache of one token under ``work``."""
     whole = replace(work, tp=1, pp=1, dp=1, ep=1, batch=np.ones(work.shape) if work.shape else 1)
     request = lay_out(setting.table, whole, dtype=setting.architecture.dtype, engine_chunk=1.0)
     per_token = np.broadcast_to(
