@@ -32,6 +32,7 @@ VERBS = (
     "estimate",
     "explain",
     "fit",
+    "train",
     "measure",
     "observe",
     "validate",

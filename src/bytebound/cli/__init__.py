@@ -18,6 +18,7 @@ from bytebound.cli.measuring import measure
 from bytebound.cli.observing import observe
 from bytebound.cli.output import BUG, FINE, INTERRUPTED, WRONG, say
 from bytebound.cli.serving import Asked, estimate, explain, fit
+from bytebound.cli.training import TrainAsked, train
 from bytebound.cli.validating import validate
 from bytebound.errors import ByteboundError
 
@@ -49,6 +50,7 @@ for command in (
     estimate,
     explain,
     fit,
+    train,
     measure,
     validate,
     devices,
@@ -62,7 +64,8 @@ for command in (
     app.command(command, help_epilogue=examples(command))
 
 
-FLAGS = {"machine": "--on"} | {name: f"--{name.replace('_', '-')}" for name in Asked.__dataclass_fields__}
+ASKED = (*Asked.__dataclass_fields__, *TrainAsked.__dataclass_fields__)
+FLAGS = {"machine": "--on", "sure": "--sure", "fit": "--fit"} | {name: f"--{name.replace('_', '-')}" for name in ASKED}
 """Argument of the API -> the flag that sets it, for the place of an error."""
 
 

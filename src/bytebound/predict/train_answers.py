@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.documents.estimate import MachineFacts, NextWall
-from bytebound.documents.training import CONVENTIONS, TIME_PARTS, TrainEstimate, TrainingMemory
+from bytebound.documents.training import CONVENTIONS, TIME_PARTS, TrainEstimate
 from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import TOKEN_LIMIT, Serve
 from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
 from bytebound.predict.energy import drawn
 from bytebound.predict.estimate import model_facts, settle
+from bytebound.predict.train_fit import SURE, fitting
+from bytebound.predict.train_memory import memory
 from bytebound.predict.train_request import requested
 from bytebound.predict.training import train_time
 from bytebound.units import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from bytebound.documents.architecture import Architecture
@@ -37,8 +41,6 @@ ENGINE = "vllm"
 """Whose attained shares of the matrix units training starts from; what training adds to them is ``predict.training``'s."""
 CONVENTION = "causal"
 BILLION, DAY_S = 1e9, 86400.0
-LEVEL_Z = 1.2815515655446004
-"""Standard normal quantile of the 80 % interval's edge."""
 NUDGE = 0.01
 """Elasticities are central differences over ±1 % of a ceiling."""
 RESOURCE = {
@@ -60,15 +62,18 @@ CEILINGS = {
 
 
 def train(
-    model: str | Architecture, machine: str | Machine, work: Train | None = None, **fields_of_train: Any
-) -> TrainEstimate:
+    model: str | Architecture, machine: str | Machine, work: Train | None = None, *, fit: bool = False, sure: float = SURE,
+    **stated: Any,
+) -> TrainEstimate:  # fmt: skip
     """Return what one optimizer step of ``model`` holds and takes on ``machine``.
 
     Args:
         model: a bundled id, a path to a config.json, GGUF, safetensors or folder, or an Architecture.
         machine: ``"8x h100-sxm"``, a machine file, or a Machine.
         work: the request, taken as it is; any quantity may be an array, and the answer has its broadcast shape.
-        fields_of_train: fields of ``Train``, in place of ``work`` or over it. Without ``work``, ``dp`` and ``global_batch`` that
+        fit: also search for what fits, and for the cheapest changes (``predict.train_fit``), into ``fitting``.
+        sure: least probability of fitting that counts in the search.
+        stated: fields of ``Train``, in place of ``work`` or over it. Without ``work``, ``dp`` and ``global_batch`` that
             are not given follow from the machine (``predict.train_request``), and the notes say so.
 
     Raises:
@@ -83,8 +88,9 @@ def train(
     setting = settle(model, machine, ENGINE)
     if isinstance(model, str):
         setting = replace(setting, asked=model)
-    asked, assumed = requested(work, fields_of_train, setting.machine)
-    return train_on(setting, asked, assumed)
+    asked, assumed = requested(work, stated, setting.machine)
+    found = train_on(setting, asked, assumed)
+    return replace(found, fitting=fitting(setting, asked, sure=sure)) if fit else found
 
 
 def train_on(setting: Setting, work: Train, assumed: tuple[str, ...] = ()) -> TrainEstimate:
@@ -111,13 +117,10 @@ def train_on(setting: Setting, work: Train, assumed: tuple[str, ...] = ()) -> Tr
     per_token = None
     if price is not None:
         hours = devices / SECONDS_PER_HOUR
-        per_token = tuple(
-            usd * hours / (rate / wide)
-            for usd, wide in (
-                (price.value, 1.0),
-                (price.low or price.value, 1 / spread),
-                (price.high or price.value, spread),
-            )
+        per_token = (
+            price.value * hours / rate,
+            (price.low or price.value) * hours / (rate * spread),
+            (price.high or price.value) * hours / (rate / spread),
         )
     tokens = np.asarray(work.tokens, dtype=float)
     stated = bool(np.all(tokens > 0))
@@ -145,8 +148,8 @@ def train_on(setting: Setting, work: Train, assumed: tuple[str, ...] = ()) -> Tr
         verdict=labels if shape else str(labels),
         elasticity={name: out(value) for name, value in elasticities(setting, work, timed).items()},
         next_wall=next_wall(setting, work, str(labels)) if not shape else None,
-        usd_per_btok=None if per_token is None else Interval(*(out(usd * BILLION) for usd in per_token)),
-        usd_total=None if per_token is None or not stated else Interval(*(out(usd * tokens) for usd in per_token)),
+        usd_per_btok=None if per_token is None else _money(per_token, BILLION, out),
+        usd_total=None if per_token is None or not stated else _money(per_token, tokens, out),
         days_total=around(tokens / rate / DAY_S) if stated else None,
         joules_per_token=None if joules is None else Interval(out(joules * blank), out(joules / wide_j * blank), out(joules * wide_j * blank)),
         power_w=None if joules is None else out(joules * rate),
@@ -156,6 +159,11 @@ def train_on(setting: Setting, work: Train, assumed: tuple[str, ...] = ()) -> Tr
         notes=notes(setting, work, timed, assumed),
         missing=missing(setting, timed, stated=stated),
     )  # fmt: skip
+
+
+def _money(per_token: tuple[Array, Array, Array], tokens: Any, out: Callable[[Any], Number]) -> Interval:
+    value, low, high = per_token
+    return Interval(out(value * tokens), out(low * tokens), out(high * tokens))
 
 
 def check(setting: Setting, work: Train) -> None:
@@ -172,53 +180,6 @@ def check(setting: Setting, work: Train) -> None:
             mend=f'{mend}, or name a machine of {asked:.0f}, such as "{asked:.0f}x {setting.machine.device.id}"',
         )
     training_plan.check(work, setting.architecture, setting.table, None)
-
-
-def memory(timed: TrainingTime, shape: tuple[int, ...]) -> TrainingMemory:
-    """Return what the fullest device holds, with the 80 % interval of the total and the chance that it fits.
-
-    What formulas miss of the allocated bytes and what the reserve varies by are taken as independent, so their half-widths add
-    in quadrature; the chance that it fits is that of a normal error with those half-widths, one for each side.
-    """
-    held = timed.held
-
-    def out(value: Any) -> Number:
-        whole = np.broadcast_to(value, shape)
-        return np.array(whole, dtype=float) if shape else float(whole)
-
-    low, high = bounds(timed)
-    fits, chance = np.broadcast_to(timed.fits, shape), np.broadcast_to(chance_of_fitting(timed), shape)
-    peak = np.broadcast_to(getattr(held, "peak", ""), shape)
-    return TrainingMemory(
-        parameters=out(held.parameters), gradients=out(held.gradients), optimizer=out(held.optimizer),
-        activations=out(held.activations), temporary=out(held.temporary), reserve=out(held.reserve),
-        allocated_bytes=out(timed.total_bytes - held.reserve), total_bytes=out(timed.total_bytes),
-        low_bytes=out(low), high_bytes=out(high), usable_bytes=out(timed.usable_bytes),
-        fits=np.array(fits) if shape else bool(fits), probability_fits=out(chance), host_bytes=out(held.host_bytes),
-        peak=np.array(peak) if shape else str(peak),
-    )  # fmt: skip
-
-
-def bounds(timed: TrainingTime) -> tuple[Array, Array]:
-    """Return the 80 % interval of the bytes held."""
-    held, total = timed.held, timed.total_bytes
-    allocated = total - held.reserve
-    below = np.hypot(allocated * (1 - 1 / held.spread), held.reserve - held.reserve_low)
-    above = np.hypot(allocated * (held.spread - 1), held.reserve_high - held.reserve)
-    return np.asarray(total - below), np.asarray(total + above)
-
-
-def chance_of_fitting(timed: TrainingTime) -> Array:
-    """Return the probability that the bytes held are at most the usable ones."""
-    low, high = bounds(timed)
-    total = timed.total_bytes
-    room = timed.usable_bytes - total
-    half = np.maximum(np.where(room >= 0, high - total, total - low), 1.0)
-    return np.asarray(_normal_cdf(LEVEL_Z * room / half))
-
-
-def _normal_cdf(z: Array) -> Array:
-    return np.asarray(0.5 * (1 + np.vectorize(math.erf, otypes=[float])(np.asarray(z) / math.sqrt(2))))
 
 
 def verdicts(timed: TrainingTime, shape: tuple[int, ...]) -> NDArray[np.str_]:
