@@ -29,6 +29,33 @@ Basis = Literal["causal", "full", "causal+embedding", "full+embedding", "hardwar
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """How a run's model is built: a bundled model, cut to ``layers`` where a run had fewer, or a family of own dimensions.
+
+    Args:
+        model: a bundled model's id, or what to call one of own dimensions.
+        family: empty for a bundled model, else ``gpt`` (learned positions, biases, tied), ``bloom``, ``llama``, ``neox``,
+            ``nemotron`` (squared ReLU, no biases) or ``deepseek-v2``, whose dimensions are published.
+        layers: how many the run had (0: as the bundled model). dense_layers: how many of the first have no experts
+            (-1: as the bundled model).
+        hidden, heads, kv_heads, head_dim, ffn, vocab, positions: of a model of own dimensions, as its configuration says;
+            0 where the family has none or derives it.
+    """
+
+    model: str
+    family: str = ""
+    layers: int = 0
+    dense_layers: int = -1
+    hidden: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    ffn: int = 0
+    vocab: int = 0
+    positions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TrainTruth:
     """One measured number of a training run.
 
@@ -40,6 +67,7 @@ class TrainTruth:
         work: the request, scalars only; its ``framework`` is the run's.
         metric: a key of ``TRAIN_METRICS``; ``value`` in its unit; ``basis`` of FLOP counts.
         uncertain: what the source does not state and had to be assumed, one phrase each.
+        shape: what ``architecture`` was built from.
     """
 
     id: str
@@ -58,3 +86,5 @@ class TrainTruth:
     trust: Literal["A", "B", "C"] = "B"
     uncertain: tuple[str, ...] = ()
     notes: str = ""
+    licence: str = ""
+    shape: Shape = field(default_factory=lambda: Shape(""))
