@@ -38,6 +38,7 @@ class Shape:
             ``nemotron`` (squared ReLU, no biases) or ``deepseek-v2``, whose dimensions are published.
         layers: how many the run had (0: as the bundled model). dense_layers: how many of the first have no experts
             (-1: as the bundled model).
+        untied: whether the head has weights of its own although the bundled model shares the embedding's.
         hidden, heads, kv_heads, head_dim, ffn, vocab, positions: of a model of own dimensions, as its configuration says;
             0 where the family has none or derives it.
     """
@@ -46,6 +47,7 @@ class Shape:
     family: str = ""
     layers: int = 0
     dense_layers: int = -1
+    untied: bool = False
     hidden: int = 0
     heads: int = 0
     kv_heads: int = 0

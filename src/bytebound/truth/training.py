@@ -59,6 +59,7 @@ REASONS = (
     "what is recomputed has no word in a request",
     "the adapter has no word in a request",
     "the global batch is no multiple of the micro-batches",
+    "fewer bytes than weights, gradients and moments take",
     "out of memory by fragmentation alone, which the allocator's setting decides",
     "cells do not fit their columns",
 )
@@ -99,9 +100,28 @@ def read_training_corpus(path: str | Path) -> tuple[tuple[TrainTruth, ...], Coun
     return tuple(rows), left
 
 
+def formula_rows(path: str | Path) -> tuple[tuple[str, float], ...]:
+    """Return what the layout holds that a formula gave, not a device: (model and recomputation, activation bytes of a device).
+
+    Korthikanti 2022 (arXiv 2205.05198) figure 1; tests compare formulas with it.
+
+    Raises:
+        DocumentError: the file cannot be read.
+    """
+    _, found = read_rows(read_bounded(Path(path), LARGEST_FILE), str(path))
+    return tuple(
+        (f"{cells['model']} {cells['recompute']}", float(cells["value"]) * GIB)
+        for _, cells in found
+        if cells.get("metric") == "activation_memory_gib"
+    )
+
+
 def has_training_layout(path: str | Path) -> bool:
-    """Tell whether a file is of the public layout of training runs."""
-    header, _ = read_rows(read_bounded(Path(path), LARGEST_FILE), str(path))
+    """Tell whether a file is of the public layout of training runs (a folder always is), not our own table."""
+    place = Path(path)
+    if place.is_dir():
+        return True
+    header, _ = read_rows(read_bounded(place, LARGEST_FILE), str(path))
     return "citation_locator" in header
 
 
@@ -141,7 +161,7 @@ def express(cells: Mapping[str, str]) -> tuple[TrainTruth, ...]:
     metric, value = _number(cells, practice)
     try:
         return _rows(cells, practice, metric, value)
-    except (RequestError, ValueError, OverflowError) as error:
+    except (RequestError, ValueError, OverflowError, KeyError, ZeroDivisionError) as error:
         raise Inexpressible("cells do not fit their columns", str(error)) from None
 
 
@@ -149,10 +169,12 @@ def _rows(cells: Mapping[str, str], practice: Practice, metric: str, value: floa
     shape, of_model = shape_of(cells)
     device, per_node, of_device = _device(cells)
     plan, of_plan = plan_of(cells, practice, metric, architecture_of(shape))
+    devices_used = plan["tp"] * plan["pp"] * plan["dp"] * plan["cp"]
+    _refuse_impossible(plan, metric, value, architecture_of(shape).parameters, device)
     run = f"{practice.key}-{_digest(cells)}"
     row = TrainTruth(
         id=f"{run}-{metric}", run=run, source=practice.key, locator=cells["citation_locator"], model=shape.model,
-        architecture=architecture_of(shape), device=device, devices=int(float(cells["n_gpus"])), metric=metric, value=value,
+        architecture=architecture_of(shape), device=device, devices=devices_used, metric=metric, value=value,
         work=_train(tuple(sorted(plan.items()))), per_node=per_node,
         basis=practice.basis if metric in {"flop_per_s_per_device", "mfu"} else "", trust=practice.trust,
         uncertain=(*practice.uncertain, *of_model, *of_device, *of_plan), notes=cells["notes"], licence=practice.licence, shape=shape,
@@ -164,6 +186,23 @@ def _rows(cells: Mapping[str, str], practice: Practice, metric: str, value: floa
     return (row, also)
 
 
+def _refuse_impossible(plan: Mapping[str, Any], metric: str, value: float, parameters: int, device: str) -> None:
+    """Raise for unsharded full training whose bytes are fewer than weights, gradients and two moments of two bytes each.
+
+    Such rows trained with another optimizer than they say, or were measured before its first step.
+    """
+    whole = plan["tp"] * plan["pp"] * plan["dp"] == 1 and plan.get("trainable", "full") == "full"
+    states = 8.0 * parameters
+    held = value if metric.endswith("_bytes") else devices()[device].memory_bytes if value == 1 else None
+    if (
+        whole
+        and metric in {"fits", "allocated_bytes", "reserved_bytes", "device_bytes"}
+        and held is not None
+        and held < states
+    ):
+        raise Inexpressible("fewer bytes than weights, gradients and moments take", f"{held:g} < {states:g}")
+
+
 def _number(cells: Mapping[str, str], practice: Practice) -> tuple[str, float]:
     """Return our metric and the value in SI units.
 
@@ -173,7 +212,8 @@ def _number(cells: Mapping[str, str], practice: Practice) -> tuple[str, float]:
     if "outcome" in cells:
         if FRAGMENTED.search(cells["outcome"]):
             raise Inexpressible(
-                "out of memory by fragmentation alone, which the allocator's setting decides", cells["notes"]
+                "out of memory by fragmentation alone, which the allocator's setting decides",
+                cells["notes"],
             )
         if cells["outcome"] not in {"fits", "OOM"}:
             raise Inexpressible("cells do not fit their columns", cells["outcome"])

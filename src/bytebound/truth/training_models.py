@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from bytebound.documents.train_truth import Shape
 from bytebound.models.catalogue import find_model, record
@@ -14,7 +15,7 @@ from bytebound.truth.names import model_of
 from bytebound.truth.readings import Inexpressible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from bytebound.documents.architecture import Architecture
 
@@ -44,9 +45,10 @@ V100_SIZES: Mapping[str, tuple[int, int]] = {
 """Billions of parameters -> layers and width, 32 heads each. Source: bigscience experiments/gpt2-meg/*.slurm, ``MSIZE``."""
 
 MAXTEXT_BASE = {"layers": 16, "hidden": 2048, "heads": 16, "ffn": 7168, "vocab": 32000, "head_dim": 128}
-MAXTEXT_OWN = {"22": (48, 6144, 24, 24576), "52": (32, 12288, 48, 49152)}
+MAXTEXT_OWN = {"22": (48, 6144, 24, 24576), "52": (32, 12288, 32, 49152)}
 """MaxText's base.yml, which ``global_parameter_scale`` multiplies, and the two models given by their dimensions in
-configs/tpu/v4/{22b,52b}.sh: layers, width, heads of 256, feed-forward width."""
+configs/tpu/v4/{22b,52b}.sh: layers, width, heads, feed-forward width. Heads of 256 and a feed-forward network without a gate give
+the 22 and 52 billion parameters of their names."""
 
 ADAPTER = re.compile(r"(?<=\db) \S+/")
 """Where the name of an adapter and its settings begin, as PEFT's comparison prints them after the model."""
@@ -73,8 +75,10 @@ def architecture_of(shape: Shape) -> Architecture:
     if shape.family:
         return build_architecture(_own_config(shape), file=f"shape of {shape.model}", name=shape.model)
     config = {key: value for key, value in record(shape.model).shape.items() if key != "quantization_config"}
-    if shape.layers == 0 and shape.dense_layers < 0 and config == record(shape.model).shape:
+    if shape == Shape(shape.model) and config == record(shape.model).shape:
         return find_model(shape.model)
+    if shape.untied:
+        config["tie_word_embeddings"] = False
     if shape.layers:
         key = next(name for name in LAYER_KEYS if name in config)
         config[key] = shape.layers
@@ -129,17 +133,11 @@ def shape_of(cells: Mapping[str, str]) -> tuple[Shape, tuple[str, ...]]:
     }
     if "w/ mtp" in name:
         raise Inexpressible("multi-token prediction layers are trained", cells["model"])
-    if name.startswith("mpt-"):
-        positions = int(float(cells["seq"]))
-        return Shape(name, "gpt", **{k: v for k, v in printed.items() if k != "kv_heads"}, positions=positions), ()
-    if name.startswith("bloom-"):
-        return _bloom(name, cells, printed)
-    if name.startswith("gpt2-style"):
-        return _v100(name, cells["params_b"])
-    if name.startswith("maxtext") and "llama" not in name:
-        return _maxtext(name, cells["params_b"])
-    if name.startswith("deepseekv") and "reduced" in name:
-        return _slice(name, printed["layers"])
+    for begins, read in FAMILIES.items():
+        if name.startswith(begins) and "llama" not in name:
+            return read(name, cells, printed)
+    if "gemma2-2b/" in cells["notes"]:
+        name = name.replace("gemma-2b", "gemma-2-2b")  # the file's name is right, the model's column is not
     bare = MODEL_WORDS.sub("", ADAPTER.split(name)[0]).strip()
     if bare in OWN:
         return OWN[bare], ()
@@ -149,7 +147,10 @@ def shape_of(cells: Mapping[str, str]) -> tuple[Shape, tuple[str, ...]]:
         model = model_of(re.sub(r"[\s_]+", "-", bare))
     except Inexpressible:
         return _llama(bare, printed, cells["model"])
-    return _cut(model, printed)
+    shape, said = _cut(model, printed)
+    # litgpt writes a head of its own into every checkpoint (convert_hf_checkpoint copies the embedding).
+    own_head = cells["source"].startswith("litgpt") and record(model).shape.get("tie_word_embeddings", False)
+    return (replace(shape, untied=True) if own_head else shape), said
 
 
 def _cut(model: str, printed: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:
@@ -164,21 +165,25 @@ def _cut(model: str, printed: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]
     if all(printed.get(key, value) == value for key, value in own.items()):
         layers = printed.get("layers", 0)
         return Shape(model, layers=layers if layers != config["num_hidden_layers"] else 0), ()
-    return Shape(f"{model} as printed", "llama", **{**own, "layers": config["num_hidden_layers"], **printed}), ()
+    dimensions = {**own, "layers": config["num_hidden_layers"], **printed}
+    return Shape(f"{model} as printed", "llama", **_dimensions(dimensions, kv_heads=True)), ()
 
 
 def _llama(name: str, printed: Mapping[str, int], said: str) -> tuple[Shape, tuple[str, ...]]:
     if name.startswith("llama") and {"layers", "hidden", "heads", "kv_heads", "ffn", "vocab"} <= printed.keys():
-        return Shape(name, "llama", **printed), ()
+        return Shape(name, "llama", **_dimensions(printed, kv_heads=True)), ()
     raise Inexpressible("model shape not known", said)
 
 
 def _megatron(name: str, printed: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:
     """A GPT of the Megatron papers: 51,200 words (GPT-2's, padded) and learned positions of 2,048 tokens."""
-    values = {key: printed[key] for key in ("layers", "hidden", "heads", "ffn")}
-    vocab = printed.get("vocab", 51200)
     said = () if "vocab" in printed else ("a vocabulary of 51,200, as in the paper",)
-    return Shape(name, "gpt", **values, vocab=vocab, positions=2048), said
+    return Shape(name, "gpt", **_dimensions({"vocab": 51200, **printed}), positions=2048), said
+
+
+def _mpt(name: str, cells: Mapping[str, str], printed: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:
+    """An MPT of llm-foundry's training configurations: learned positions as many as the sequence has, biases, a tied head."""
+    return Shape(name, "gpt", **_dimensions(printed), positions=int(float(cells["seq"]))), ()
 
 
 def _bloom(name: str, cells: Mapping[str, str], printed: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:
@@ -209,25 +214,26 @@ def _bloom(name: str, cells: Mapping[str, str], printed: Mapping[str, int]) -> t
     return shape, tuple(said)
 
 
-def _v100(name: str, size: str) -> tuple[Shape, tuple[str, ...]]:
+def _v100(name: str, cells: Mapping[str, str], _: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:
+    size = cells["params_b"]
     if size not in V100_SIZES:
         raise Inexpressible("model shape not known", name)
     layers, hidden = V100_SIZES[size]
     return Shape(name, "gpt", layers, hidden=hidden, heads=32, ffn=4 * hidden, vocab=50304, positions=1024), ()
 
 
-def _maxtext(name: str, size: str) -> tuple[Shape, tuple[str, ...]]:
+def _maxtext(name: str, cells: Mapping[str, str], _: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:
     """MaxText's scaled models: 2^k billion parameters double heads and MLP first, then width, then layers.
 
     Source: MaxText ``get_individual_scales`` (maxtext/configs/pyconfig): k = 3 q + r; layers × 2^q, heads and MLP × 2^(q + [r > 0]),
     width × 2^(q + [r > 1]).
     """
-    base = MAXTEXT_BASE
+    base, size = MAXTEXT_BASE, cells["params_b"]
     if size in MAXTEXT_OWN:
         layers, hidden, heads, ffn = MAXTEXT_OWN[size]
-        said = ("a gated feed-forward network, as in MaxText's base configuration",)
+        said = ("heads of 256 and no gate, as its parameters say",)
         return Shape(
-            name, "llama", layers, hidden=hidden, heads=heads, kv_heads=heads, head_dim=256, ffn=ffn, vocab=32000
+            name, "nemotron", layers, hidden=hidden, heads=heads, kv_heads=heads, head_dim=256, ffn=ffn, vocab=32000
         ), said
     k = math.log2(float(size)) if size else 0.5
     if k != int(k):
@@ -241,13 +247,34 @@ def _maxtext(name: str, size: str) -> tuple[Shape, tuple[str, ...]]:
     ), ()  # fmt: skip
 
 
-def _slice(name: str, layers: int) -> tuple[Shape, tuple[str, ...]]:
+def _slice(name: str, _: Mapping[str, str], printed: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:
     """Return DeepSeek-V2 or V3 cut to a few layers, the first of them dense.
 
     One dense layer: SimuMax's measured 104 GiB of the V3 slice are one dense and three expert layers (three expert layers of
     1.41e9 parameters a device at 18 bytes), not three dense ones.
     """
-    said = ("one of the layers is dense",)
+    said, layers = ("one of the layers is dense",), printed["layers"]
     if "v2" in name:
         return Shape("deepseek-v2", "deepseek-v2", layers, dense_layers=1), said
     return Shape("deepseek-ai/DeepSeek-V3", layers=layers, dense_layers=1), said
+
+
+class _Dimensions(TypedDict, total=False):
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+
+
+def _dimensions(printed: Mapping[str, int], *, kv_heads: bool = False) -> _Dimensions:
+    """Return the printed dimensions; ``kv_heads`` where the family has fewer of them than heads."""
+    return cast("_Dimensions", {key: value for key, value in printed.items() if kv_heads or key != "kv_heads"})
+
+
+FAMILIES: Mapping[str, Callable[[str, Mapping[str, str], Mapping[str, int]], tuple[Shape, tuple[str, ...]]]] = {
+    "mpt-": _mpt, "bloom-": _bloom, "gpt2-style": _v100, "maxtext": _maxtext, "deepseekv2 reduced": _slice,
+    "deepseekv3 reduced": _slice,
+}  # fmt: skip
+"""How a printed name begins -> who reads the shape."""

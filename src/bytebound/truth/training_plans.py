@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from bytebound.documents.architecture import Linear
 from bytebound.truth.readings import Inexpressible
-from bytebound.truth.training_sources import LITGPT_RANKS, MAXTEXT, NARAYANAN_MICRO, PEFT_MEAN_TOKENS, PRECISIONS
+from bytebound.truth.training_sources import (
+    LITGPT_DEVICES,
+    LITGPT_RANKS,
+    MAXTEXT,
+    MAXTEXT_TOKENS,
+    NARAYANAN_MICRO,
+    PEFT_MEAN_TOKENS,
+    PRECISIONS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +75,9 @@ def _whole(cells: Mapping[str, str], name: str) -> int:
 def _degrees(cells: Mapping[str, str], plan: dict[str, Any], said: list[str]) -> None:
     """Add the degrees: cp and ep 1 where blank, dp what is left of the devices."""
     devices = _whole(cells, "n_gpus")
+    if cells["source"] == "litgpt config hub":
+        devices = LITGPT_DEVICES.get(cells["model"].lower(), 1)
+        cells = {**cells, "dp": str(devices)}
     if cells["source"] == "Korthikanti 2022 abstract":
         cells = {**cells, "tp": "8", "pp": "35", "dp": "8", "global_batch": "2240", "micro_batch": "1"}
     tp, pp, cp = (_whole(cells, name) or 1 for name in ("tp", "pp", "cp"))
@@ -134,17 +145,14 @@ def _adapters(
     elif practice.key == "litgpt":
         kind = name.rsplit(" ", 1)[-1]
         several = plan["dp"] > 1
+        said.append("the longest sample has 512 tokens")
         plan |= {"zero": 3 if several else 0}
         if kind == "full":
             # litgpt's full fine-tuning over several devices checkpoints every block (finetune/full.py).
             plan |= {"recompute": "full" if several else "none"}
             return
-        rank, targets = LITGPT_RANKS.get(name.rsplit(" ", 1)[0], (0, ""))
-        if not rank:
-            rank, targets = 32, "qv"
-            said.append("LoRA of rank 32 on queries and values")
+        rank, targets = LITGPT_RANKS.get(name.rsplit(" ", 1)[0], (32, "qv"))
         plan |= {"trainable": kind, "lora_rank": rank, "lora_targets": targets}
-        said.append("the longest sample has 512 tokens")
     elif re.search(r"\blora$", name):
         plan |= {"trainable": "lora", "lora_rank": 32, "lora_targets": "all"}
         said.append("LoRA of rank 32 on all linear layers")
@@ -193,10 +201,10 @@ def _maxtext(cells: Mapping[str, str], plan: dict[str, Any]) -> tuple[dict[str, 
     chip, size = cells["hardware"].lower(), cells["params_b"]
     if (chip, size) not in MAXTEXT:
         raise Inexpressible("batch not stated", cells["citation_locator"])
-    micro, seq, recompute, tp = MAXTEXT[chip, size]
+    micro, recompute, tp = MAXTEXT[chip, size]
     devices = _whole(cells, "n_gpus")
     dp = devices // tp
     plan |= {
-        "seq": seq, "micro_batch": micro * tp, "global_batch": micro * tp * dp, "tp": tp, "dp": dp, "recompute": recompute,
+        "seq": MAXTEXT_TOKENS, "micro_batch": micro * tp, "global_batch": micro * tp * dp, "tp": tp, "pp": 1, "cp": 1, "dp": dp, "recompute": recompute,
     }  # fmt: skip
     return plan, ("batch and recomputation of the script beside the table",)

@@ -129,20 +129,33 @@ PRECISIONS: Mapping[str, str] = {
 }  # fmt: skip
 """Precision as printed -> ours. Composer's older ``bf16`` is what it calls ``amp_bf16`` today."""
 
-MAXTEXT: Mapping[tuple[str, str], tuple[int, int, str, int]] = {
-    ("tpu v5e", "16"): (6, 2048, "full", 1),
-    ("tpu v5p", "128"): (1, 2048, "selective", 8),
-    ("tpu v4", "22"): (13, 2048, "full", 1),
-}
-"""Chip and billions of parameters -> sequences a chip, tokens, recomputation, tensor parallelism: configs/tpu/*/*.sh of MaxText."""
+MAXTEXT: Mapping[tuple[str, str], tuple[int, str, int]] = {
+    ("tpu v4", "22"): (13, "full", 1), ("tpu v4", "52"): (7, "full", 1),
+    ("tpu v5e", "16"): (6, "full", 1), ("tpu v5e", "32"): (4, "full", 1),
+    ("tpu v5p", "32"): (6, "selective", 4), ("tpu v5p", "64"): (3, "selective", 4), ("tpu v5p", "128"): (1, "selective", 8),
+    ("tpu v5p", "256"): (1, "selective", 8), ("tpu v5p", "512"): (2, "full", 8), ("tpu v5p", "1024"): (2, "full", 16),
+}  # fmt: skip
+"""Chip and billions of parameters -> sequences of 2,048 tokens a chip, recomputation (``minimal`` keeps every product: selective),
+tensor parallelism. Source: MaxText configs/tpu/{v4,v5e,v5p}/*.sh."""
+
+MAXTEXT_TOKENS = 2048
 
 NARAYANAN_MICRO: Mapping[tuple[str, int], int] = {
     ("175", 384): 4, ("175", 768): 2, ("175", 1536): 1, ("530", 640): 4, ("530", 1120): 2, ("530", 2240): 1,
 }  # fmt: skip
 """Billions of parameters and GPUs -> micro-batch of the ZeRO-3 runs; 1 in the others. Source: arXiv 2104.04473 table 2."""
 
-LITGPT_RANKS: Mapping[str, tuple[int, str]] = {"llama-2-7b": (32, "qv")}
-"""Model -> LoRA rank and targets of litgpt's config_hub/finetune/*/lora.yaml."""
+LITGPT_RANKS: Mapping[str, tuple[int, str]] = {
+    "gemma-2b": (8, "all"), "gemma-7b": (16, "all"), "gemma-2-9b": (16, "all"), "phi-2": (8, "all"),
+    "phi-3-mini-4k-instruct": (8, "all"), "tiny-llama": (32, "all"),
+}  # fmt: skip
+"""Model -> LoRA rank and targets where they are not 32 and ``qv``. Source: litgpt config_hub/finetune/*/lora.yaml, ``lora_*``."""
+
+LITGPT_DEVICES: Mapping[str, int] = {
+    "gemma-2b full": 4, "phi-2 full": 2, "stablelm-base-alpha-3b full": 2, "llama-2-7b full": 4, "llama-3-8b full": 4,
+}  # fmt: skip
+"""``devices`` of the configuration files that use several; all others use one, on a machine of four too (its README: all runs are
+single-GPU; memory and run times of both machines are equal)."""
 
 PEFT_MEAN_TOKENS = 210
 """Tokens of a sample of MetaMathQA in PEFT's comparison, its mean: 4.2e6 tokens over 5,000 steps of 4 samples (results JSON)."""
