@@ -25,7 +25,7 @@ AUTOCAST_FRAMEWORKS = frozenset({"hf", "litgpt"})
 (accelerate wraps the forward in ``torch.autocast``); Lightning ``bf16-mixed``."""
 
 
-def resolve(work: Train, table: OpTable) -> Train:
+def resolve(work: Train, table: OpTable | None = None) -> Train:
     """Return ``work`` with every ``auto`` replaced by what it means, the same for the whole array of requests.
 
     Framework: ``megatron`` where some request has tp, pp, cp or ep above 1, or ZeRO 0 or 1 over several devices; ``hf`` for
@@ -77,7 +77,9 @@ def check(work: Train, architecture: Architecture, table: OpTable, devices: Numb
     """Raise unless the degrees of ``work`` can be, for every request of the array.
 
     Args:
-        work: the request, resolved or not. architecture, table: the model.
+        work: the request, resolved or not.
+        architecture: the model, for its name.
+        table: its operators. architecture, table: the model.
         devices: how many there are; None: as many as the degrees ask for.
 
     Raises:

@@ -1,0 +1,253 @@
+"""Training memory of the fullest device at its peak, from formulas: states, activations, what is briefly alive, and the reserve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.facts.training_reserves import find_training_reserve
+from bytebound.ledger import table as t
+from bytebound.ledger.activations import FUSED_FRAMEWORKS, kept, local_tokens
+from bytebound.ledger.schedules import in_flight, stage_layers
+from bytebound.ledger.states import HALF, WIDE, count_parameters, gradient_bytes, moment_bytes, state_bytes
+from bytebound.ledger.training_plan import microbatches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bytebound.documents.work import Train
+    from bytebound.ledger.activations import Kept
+    from bytebound.ledger.states import Parameters, States
+    from bytebound.ledger.table import OpTable
+
+    Array = NDArray[Any]
+
+PEAKS = ("loss", "backward", "end of backward", "optimizer step")
+"""Moments that can be the fullest: the loss and its gradient, the backward pass of the last layer, that of the first (when
+gradients have piled up), the optimizer step."""
+
+LOSS_CHUNKS = 8
+"""Parts the tokens are dealt into by a chunked loss. Source: torchtune ``num_output_chunks``."""
+
+LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 14.0, "fsdp": 12.0, "litgpt": 4.0}
+"""Bytes per token and vocabulary entry alive at the start of the backward pass. megatron: 16-bit logits that the fused cross
+entropy turns into their gradient in place (Transformer Engine ``parallel_cross_entropy``). deepspeed: logits in 16 and in 32
+bits and the softmax (Megatron-DeepSpeed ``vocab_parallel_cross_entropy``). hf: the 32-bit log-softmax and two 32-bit
+gradients, and the 16-bit logits that the returned output holds (traced, torch 2.13). fsdp: torchtitan deletes the logits.
+litgpt: 16-bit logits and log-softmax, the loss worked in chunks of 128 tokens. jax: assumed, logits in both widths."""
+
+WORKSPACE_BYTES = 2.0 * 32 * 2**20
+"""cuBLAS workspaces of torch and of Transformer Engine, handed out by the allocator. Source: PyTorch CUDA notes
+(``CUBLAS_WORKSPACE_CONFIG``, 32 MiB from Hopper on)."""
+
+UNITS_GATHERED = 2.0
+"""FSDP units whole at a time: the one at work and the one fetched ahead. Source: FSDP2 design notes (implicit prefetching)."""
+
+BUCKET_ELEMENTS = 5e8
+"""Elements of DeepSpeed's reduce bucket (ZeRO 1 to 3). Source: DeepSpeed configuration, ``reduce_bucket_size``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes on the fullest device at its peak by part, arrays (*requests).
+
+    ``reserve_low`` and ``reserve_high`` bound the reserve (80 %); ``spread`` is the half-width factor of the 80 % interval of what is allocated;
+    ``peak`` indexes ``PEAKS``.
+    """
+
+    parameters: Array
+    gradients: Array
+    optimizer: Array
+    activations: Array
+    temporary: Array
+    reserve: Array
+    reserve_low: Array
+    reserve_high: Array
+    host_bytes: Array
+    usable_bytes: Array
+    spread: Array
+    peak: Array
+
+    @property
+    def allocated_bytes(self) -> Array:
+        """All but the reserve: what ``torch.cuda.max_memory_allocated`` shows."""
+        return np.asarray(self.parameters + self.gradients + self.optimizer + self.activations + self.temporary)
+
+    @property
+    def total_bytes(self) -> Array:
+        """Everything, reserve included."""
+        return np.asarray(self.allocated_bytes + self.reserve)
+
+    @property
+    def low_bytes(self) -> Array:
+        """The low end of the 80 % interval of the total."""
+        return np.asarray(self.allocated_bytes / self.spread + self.reserve_low)
+
+    @property
+    def high_bytes(self) -> Array:
+        """The high end of the 80 % interval of the total."""
+        return np.asarray(self.allocated_bytes * self.spread + self.reserve_high)
+
+    @property
+    def fits(self) -> NDArray[np.bool_]:
+        """Whether the high end fits, so nine runs in ten that are said to fit do; running out is the costly error."""
+        return np.asarray(self.high_bytes <= self.usable_bytes)
+
+
+def training_memory(table: OpTable, work: Train, *, device_bytes: Array | float) -> Held:
+    """Return what the fullest device holds at the fullest moment of a step.
+
+    First, second and last pipeline stage are laid beside the four ``PEAKS``; the largest sum is the answer.
+
+    Args:
+        table: of the model.
+        work: a resolved request (``training_plan.resolve``).
+        device_bytes: memory of a device that a program can get [B].
+    """
+    states, count, one = state_bytes(table, work), count_parameters(table, work), kept(table, work)
+    parts = _moments(table, work, states, count, one)
+    shape = np.broadcast_shapes(work.shape, np.shape(device_bytes))
+    sums = np.add.reduce(parts).reshape(len(PEAKS) * 3, *work.shape)
+    fullest = sums.argmax(axis=0)[None]
+
+    def at_peak(part: Array) -> Array:
+        laid = part.reshape(len(PEAKS) * 3, *work.shape)
+        return np.asarray(np.broadcast_to(np.take_along_axis(laid, fullest, axis=0)[0], shape))
+
+    parameters, gradients, optimizer, activations, temporary = (at_peak(part) for part in parts)
+    reserve = find_training_reserve(work.framework)
+    allocated = parameters + gradients + optimizer + activations + temporary
+    groups = sum((np.asarray(degree) > 1) * 1.0 for degree in (work.tp, work.pp, work.dp, work.cp, work.ep))
+    chunked = (np.asarray(work.virtual_stages) > 1) & (np.asarray(work.pp) > 1)
+    low, middle, high = (
+        allocated * (share - 1) + context + link * groups
+        for share, context, link in zip(reserve.fragmentation, reserve.context_bytes, reserve.link_bytes, strict=True)
+    )
+    high = high + np.where(chunked, (reserve.interleaved - reserve.fragmentation[2]) * allocated, 0.0)
+    host = np.broadcast_to(states.host.max(axis=0), shape)
+    full = np.ones(shape)
+    return Held(
+        parameters, gradients, optimizer, activations, temporary, middle * full, low * full, high * full, np.asarray(host),
+        np.asarray(device_bytes, dtype=float) * full, reserve.spread * full,
+        np.broadcast_to(fullest[0] // 3, shape),
+    )  # fmt: skip
+
+
+def _moments(table: OpTable, work: Train, states: States, count: Parameters, one: Kept) -> tuple[Array, ...]:
+    """Return parameters, gradients, optimizer, activations and temporaries at each peak, each (4, 3, *requests)."""
+    many = in_flight(work)
+    stage = stage_layers(work, table.layers)
+    share = np.asarray(work.recompute_layers, dtype=float) * (work.recompute == "full")
+    activations = (one.layers * (1 - share) + one.boundary * stage * share) * many + one.copies
+    brought_back = one.layer * (share > 0)
+    # buffers that live as long as the run (Megatron, DeepSpeed), else gradients come and go with the backward pass
+    standing = work.framework in {"megatron", "deepspeed"}
+    piled = np.broadcast_to(standing | (microbatches(work) > 1), states.gradients.shape)
+    gradients = states.gradients
+    last = np.stack([np.asarray(work.pp) <= 1, np.asarray(work.pp) <= 2, np.ones_like(np.asarray(work.pp)) > 0])
+    if work.schedule == "zbv":
+        last = np.stack([np.ones_like(np.asarray(work.pp)) > 0] * 3)
+    gathered, head = _gathered(work, count)
+    always = _always(table, work, count)
+    loss = np.where(last, _loss(table, work, count), 0.0) + head * last
+    nothing = 0.0 * gradients
+    return (
+        np.stack([states.parameters] * 4),
+        np.stack([gradients * piled, gradients * piled, gradients, gradients]),
+        np.stack([states.optimizer] * 4),
+        np.stack(
+            [
+                activations,
+                activations + brought_back,
+                activations * (1 - 1 / many) * standing + one.layer + nothing,
+                nothing,
+            ]
+        ),
+        np.stack(
+            [loss + always, one.grads + gathered + always, one.grads + gathered + always, _step(work, states) + always]
+        ),
+    )
+
+
+def _loss(table: OpTable, work: Train, count: Parameters) -> Array:
+    """Return bytes alive at the loss: logits and their gradients, and the head's own 16-bit gradient where one is made."""
+    p = table.products
+    vocabulary = float(np.where([role == "head" for role in p.roles], p.outputs, 0.0).max(initial=0.0))
+    sharded = bool((p.shard == t.VOCAB).any())
+    tp = np.asarray(work.tp, dtype=float) if sharded else 1.0
+    each = LOSS_BYTES[work.framework] + (HALF if work.precision == "fp32" else 0.0)
+    chunks = LOSS_CHUNKS if work.loss == "chunked" else 1
+    logits = each * local_tokens(work) * vocabulary / tp / chunks
+    own = (
+        HALF * np.maximum(count.head, vocabulary * table.hidden / tp)
+        if work.framework == "megatron"
+        else 0.0 * count.head
+    )
+    own = own * (work.trainable == "full") * (vocabulary > 0)
+    gathering = (np.asarray(work.tp) > 1) & (work.sequence_parallel == "on")
+    hidden = HALF * local_tokens(work) * table.hidden
+    return np.asarray(logits + own + np.where(gathering, 2 * hidden, hidden))
+
+
+def _gathered(work: Train, count: Parameters) -> tuple[Array, Array]:
+    """Return bytes of whole FSDP units: around a layer's backward pass, and around the head's.
+
+    Two 16-bit units, one unit's gradient and its 32-bit copy for the reduction; the head's unit, gradient and copy.
+    """
+    group = np.asarray(work.dp, dtype=float) * np.asarray(work.cp)
+    whole = (np.asarray(work.zero) >= 3) & (group > 1)
+    cast = WIDE if work.precision == "fp32" else HALF
+    reduced = WIDE if work.precision != "bf16" else 0.0
+    trained = (cast + reduced) * (work.trainable == "full")
+    layer = np.where(whole, count.layer * (UNITS_GATHERED * cast + trained), 0.0)
+    head = np.where(whole, np.maximum(count.head, count.embedding) * (cast + trained) + count.layer * cast, 0.0)
+    return layer, head
+
+
+def _always(table: OpTable, work: Train, count: Parameters) -> Array:
+    """Return what lies about all step long: workspaces, stand-in gradients, buckets.
+
+    Transformer Engine hands autograd one 16-bit stand-in per distinct weight shape, as the true gradient is summed into the
+    32-bit buffer. DDP keeps all gradients a second time in its buckets (``gradient_as_bucket_view=False``).
+    """
+    standing = np.full_like(count.dense, WORKSPACE_BYTES)
+    if work.framework == "megatron" and work.trainable == "full":
+        standing = standing + HALF * _stand_ins(table, work)
+    group = np.asarray(work.dp, dtype=float) * np.asarray(work.cp)
+    zero = np.asarray(work.zero)
+    trained = count.total if work.trainable == "full" else count.adapters
+    if work.framework == "deepspeed":
+        return np.asarray(standing + np.where(group > 1, np.minimum(BUCKET_ELEMENTS, trained) * HALF, 0.0))
+    if work.framework in FUSED_FRAMEWORKS:
+        return standing
+    return np.asarray(standing + np.where((zero == 0) & (group > 1), trained * gradient_bytes(work), 0.0))
+
+
+def _stand_ins(table: OpTable, work: Train) -> Array:
+    """Return the elements of one matrix of every distinct shape of a layer, (*requests)."""
+    p = table.products
+    tp = np.asarray(work.tp, dtype=float)
+    etp = np.maximum(np.asarray(work.expert_tp, dtype=float), 1.0)
+    shapes = {
+        (float(p.elements[i]), float(p.inputs[i]), bool(p.copies[i] > 1), bool(p.shard[i] == t.REPLICATE))
+        for i, role in enumerate(p.roles) if role not in {"head", "embedding", "router"}
+    }  # fmt: skip
+    return np.asarray(
+        sum(elements / (1.0 if whole else (etp if expert else tp)) for elements, _, expert, whole in sorted(shapes))
+    )
+
+
+def _step(work: Train, states: States) -> Array:
+    """Return what the optimizer step holds beside states: one buffer as large as a moment where it works on all tensors at once.
+
+    Source: torch ``_foreach_sqrt`` in ``_multi_tensor_adamw``; ``fused`` and ``loop`` need none of that size.
+    """
+    if work.optimizer_kernel != "foreach" or work.offload != "none":
+        return 0.0 * states.optimizer
+    if work.optimizer in {"sgd", "sgd-momentum"}:
+        return 0.0 * states.optimizer
+    width = min(moment_bytes(work) / 2, WIDE) if moment_bytes(work) else WIDE
+    each = states.gradients / gradient_bytes(work) if work.trainable == "full" else states.gradients / WIDE
+    return np.asarray(each * width)
