@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from bytebound.audit.draws import Factors
     from bytebound.audit.surface import Axes, Surface
     from bytebound.documents.device import Machine
-    from bytebound.plan.case import Case
-    from bytebound.plan.levers import Today
+    from bytebound.plan.case import Case, Today
 
     Array = NDArray[Any]
 

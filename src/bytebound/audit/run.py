@@ -18,12 +18,13 @@ from bytebound.audit.starve import bands, first_starvation, headroom
 from bytebound.audit.surface import Axes, error_sigma, surface, today
 from bytebound.documents.audit import Audit, Headroom, PoolAudit, WorkloadAudit
 from bytebound.documents.device import Figure, Machine
-from bytebound.documents.fleet import Fleet, Lengths, Pool, Workload, place_in, read_fleet
+from bytebound.documents.fleet import Fleet, Job, Lengths, Pool, Workload, place_in, read_fleet
 from bytebound.documents.work import Serve, Train
 from bytebound.errors import ByteboundError, DocumentError, QuantityError
 from bytebound.facts.devices import devices
 from bytebound.facts.machines import find_machine
 from bytebound.facts.roadmap import roadmap
+from bytebound.ledger import training_plan
 from bytebound.plan.case import Case
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.estimate import check_degrees, settle
@@ -230,8 +231,16 @@ def _study(
         axes = Axes(*(_axis(getattr(sampled, name), GRID[name]) for name in ("context", "model", "error")))
         found = surface(case, axes)
     except ByteboundError as error:
-        key = {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name")
-        raise error.at(f"{place_in(Path(place), ['workload', index, key])} ({w.name})") from None
+        if w.job is not None and error.place in Job.model_fields:
+            parts = ["workload", index, "job", error.place]
+            error.place = ""
+        else:
+            parts = [
+                "workload",
+                index,
+                {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name"),
+            ]
+        raise error.at(f"{place_in(Path(place), parts)} ({w.name})") from None
     need, limit = need_devices(found, sampled, base, case=case, months=months)
     return Studied(w, case, axes, sampled, found, base, need, limit)
 
@@ -257,21 +266,15 @@ def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]
     if w.kind in {"train", "finetune"}:
         if j is None:
             raise DocumentError("has no job table", mend="give [workload.job]")
-        train = Train(
-            seq=j.seq, micro_batch=j.micro_batch, global_batch=j.global_batch, tokens=j.tokens, tp=j.tp, pp=j.pp, dp=j.dp,
-            cp=j.cp, ep=j.ep, zero=j.zero, precision=j.precision, optimizer=j.optimizer, recompute=j.recompute, trainable=j.trainable,
-        )  # fmt: skip
+        train = Train(**{name: value for name, value in j if name != "days"})
         used = j.tp * j.pp * j.dp * j.cp
         if used > machine.devices:
             raise QuantityError(
                 f"tp × pp × dp × cp is {used} and the pool has {machine.devices} devices",
-                place="job",
+                place="dp",
                 mend="lower a degree",
             )
-        if j.pp > setting.table.layers:
-            raise QuantityError(
-                f"pp is more than the model's {int(setting.table.layers)} layers", place="job.pp", mend="lower pp"
-            )
+        training_plan.check(train, setting.architecture, setting.table, None)
         case = Case(w.kind, setting, train, w.objective, 1, roadmap=roadmap_machines(coming, machine.device.id))
         return case, j.tokens / (j.days * 24 * SECONDS_PER_HOUR)
     serve = Serve(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.documents.work import Serve, Train
-from bytebound.plan.levers import Today
+from bytebound.plan.case import Today
 from bytebound.predict.roofline import COMPUTE, TIME_RESOURCES, WEIGHT
-from bytebound.predict.training import TRAIN_SPREAD, train_time
+from bytebound.predict.train_memory import LEVEL_Z, bounds
+from bytebound.predict.training import train_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-LEVEL_Z = 1.2815515655446004
-"""Standard normal quantile of the 80 % interval's edge."""
-
 CAPACITY, BANDWIDTH, COMPUTING, LINKS, OVERHEADS, OBJECTIVE = range(6)
 LIMITS = ("capacity", "memory-bandwidth", "compute", "links", "overhead", "objective")
+TRAINING_PARTS = (
+    ("memory", "optimizer"),
+    ("compute", "recompute"),
+    ("scale_up_link", "scale_out_link", "host_link"),
+    ("bubble", "overhead"),
+)
+"""Parts of a training step by what they wait for: bandwidth, compute, links, and overhead, a pipeline's bubble among it."""
 _OF_TIME = np.array([BANDWIDTH, BANDWIDTH, BANDWIDTH, COMPUTING, LINKS, LINKS, LINKS, OVERHEADS])
 
 
@@ -106,8 +111,9 @@ def _place(axis: Array, value: Array) -> tuple[Array, NDArray[np.int64]]:
 
 def error_sigma(case: Case) -> float:
     """Return the standard deviation of the logarithm of the model's own time error."""
-    spread = TRAIN_SPREAD if isinstance(case.work, Train) else case.setting.evidence.tpot_spread
-    return float(np.log(spread) / LEVEL_Z)
+    if isinstance(case.work, Train):
+        return float(np.log(np.max(train_time(case.setting, case.work).spread)) / LEVEL_Z)
+    return float(np.log(case.setting.evidence.tpot_spread) / LEVEL_Z)
 
 
 def batches(limit: int) -> Array:
@@ -222,23 +228,24 @@ def _stopped_by_memory(fits: NDArray[np.bool_], best: NDArray[np.int64], count: 
 
 
 def _train_surface(case: Case, work: Train, axes: Axes) -> Surface:
-    grown = replace(
-        work, seq=np.maximum(np.round(np.asarray(work.seq) * axes.context), 1)[:, None], model_scale=axes.model[None, :]
-    )
-    timed = train_time(case.setting, grown)
-    per_device = timed.tokens_per_s / case.devices_per_replica
+    """Return the surface of a training job: what it holds varies with the same quantile of the draw as its time.
+
+    That a job slower than predicted also holds more is assumed; each of the two errors keeps its own spread.
+    """
+    cp = int(np.max(work.cp))
+    longer = np.maximum(np.round(np.asarray(work.seq) * axes.context / cp) * cp, cp)
+    timed = train_time(case.setting, replace(work, seq=longer[:, None], model_scale=axes.model[None, :]))
     error = axes.error[None, None, :]
-    device_s = np.where(timed.fits[:, :, None], error / per_device[:, :, None], np.inf)
-    shares = np.stack(
-        np.broadcast_arrays(
-            timed.total_bytes / timed.usable_bytes,
-            0.0 * timed.step_s,
-            timed.compute_s / timed.step_s,
-            timed.link_s / timed.step_s,
-            timed.bubble_s / timed.step_s,
-        )
-    )
-    use = np.broadcast_to(shares[..., None], (*shares.shape, len(axes.error)))
+    z = np.log(error) / max(error_sigma(case), 1e-9)
+    low, high = bounds(timed)
+    total = timed.total_bytes[..., None]
+    held = total + z / LEVEL_Z * np.where(z > 0, high[..., None] - total, total - low[..., None])
+    usable = timed.usable_bytes[..., None]
+    per_device = timed.tokens_per_s / case.devices_per_replica
+    device_s = np.where(held <= usable, error / per_device[..., None], np.inf)
+    spent = [sum(timed.parts[name] for name in names) / timed.step_s for names in TRAINING_PARTS]
+    shares = np.broadcast_arrays(held / usable, *(share[..., None] for share in spent))
+    use = np.broadcast_to(np.stack(shares), (len(shares), *axes.shape))
     limit = np.where(np.isfinite(device_s), use[1:].argmax(axis=0) + BANDWIDTH, CAPACITY)
     return Surface(
         axes,

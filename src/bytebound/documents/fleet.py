@@ -162,7 +162,7 @@ class Deployment(_Record):
 
 
 class Job(_Record):
-    """A training or fine-tuning job: ``tokens`` to train on within ``days``."""
+    """A training or fine-tuning job: ``tokens`` to train on within ``days``; every other field is one of ``Train``."""
 
     tokens: Annotated[float, Field(ge=1, le=1e16, allow_inf_nan=False)]
     days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)]
@@ -174,11 +174,24 @@ class Job(_Record):
     cp: Annotated[int, Field(ge=1, le=1024)] = 1
     dp: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     ep: Annotated[int, Field(ge=1, le=4096)] = 1
+    expert_tp: Annotated[int, Field(ge=0, le=4096)] = 0
+    virtual_stages: Annotated[int, Field(ge=1, le=1024)] = 1
+    schedule: Literal["auto", "1f1b", "interleaved", "gpipe", "zb1p", "zbv"] = "auto"
     zero: Annotated[int, Field(ge=0, le=3)] = 3
     precision: str = "bf16-mixed"
+    gradients: Literal["auto", "fp32", "bf16"] = "auto"
     optimizer: str = "adamw"
+    optimizer_kernel: Literal["auto", "foreach", "fused", "loop"] = "auto"
     recompute: Literal["none", "selective", "full"] = "selective"
-    trainable: Literal["full", "lora"] = "full"
+    recompute_layers: Share = 1.0
+    attention: Literal["flash", "eager"] = "flash"
+    loss: Literal["full", "chunked"] = "full"
+    sequence_parallel: Literal["auto", "on", "off"] = "auto"
+    offload: Literal["none", "optimizer", "parameters", "optimizer-nvme", "parameters-nvme"] = "none"
+    trainable: Literal["full", "lora", "qlora"] = "full"
+    lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 16
+    lora_targets: Literal["all", "attention", "qv", "mlp"] = "all"
+    framework: str = "auto"
 
 
 class Workload(_Record):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bytebound.documents.device import Machine
     from bytebound.documents.fleet import Objective
     from bytebound.documents.work import Serve, Train
@@ -50,3 +52,29 @@ class Refusal:
     """Why a lever cannot help here."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """Today's numbers of a case at its best batch, for the rules: shares of the request's time and of a step's bytes."""
+
+    batch: float
+    kv_byte_share: float
+    weight_time_share: float
+    compute_time_share: float
+    capacity_limited: bool
+    ridge_tokens: float
+    prefill_time_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """A lever: its function, what it costs in quality, and where its formula or effect is published."""
+
+    name: str
+    title: str
+    apply: Callable[[Case, Today], Case | Refusal]
+    quality_note: str
+    quality: str
+    source: str
+    kinds: tuple[str, ...] = ("serve", "edge")

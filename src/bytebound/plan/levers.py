@@ -5,46 +5,21 @@ A lever changes the request or the machine; what it gives is found by running th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bytebound.documents.work import Serve, Train
 from bytebound.facts.formats import find_format
-from bytebound.plan.case import Case, Refusal
+from bytebound.plan.case import Case, Lever, Refusal, Today
+from bytebound.plan.training_levers import TRAINING_LEVERS, split_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KV_SHARE_WORTH_QUANTIZING = 0.2
 SUB_8_BIT = 6.0
-
-
-@dataclass(frozen=True, slots=True)
-class Today:
-    """Today's numbers of a case at its best batch, for the rules: shares of the request's time and of a step's bytes."""
-
-    batch: float
-    kv_byte_share: float
-    weight_time_share: float
-    compute_time_share: float
-    capacity_limited: bool
-    ridge_tokens: float
-    prefill_time_share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lever:
-    """A lever: its function, what it costs in quality, and where its formula or effect is published."""
-
-    name: str
-    title: str
-    apply: Callable[[Case, Today], Case | Refusal]
-    quality_note: str
-    quality: str
-    source: str
-    kinds: tuple[str, ...] = ("serve", "edge")
 
 
 def _serve(case: Case) -> Serve | None:
@@ -143,15 +118,14 @@ def change_tp(factor: float) -> Callable[[Case, Today], Case | Refusal]:
         if factor > 1 and machine.device.scaleup_bytes_per_s is None and machine.device.kind == "gpu":
             return Refusal(f"{machine.device.id} has no scale-up link; all-reduces would cross the host link (rule 9)")
         work = case.work
-        if isinstance(work, Serve):
-            return replace(
-                case,
-                work=replace(
-                    work, tp=wanted, ep=1 if work.ep == 1 else max(1, min(int(work.ep * factor), wanted * int(work.dp)))
-                ),
-            )
-        dp = max(1, int(int(work.dp) / factor))
-        return replace(case, work=replace(work, tp=wanted, dp=dp))
+        if isinstance(work, Train):
+            return split_training(case, "tp", factor)
+        return replace(
+            case,
+            work=replace(
+                work, tp=wanted, ep=1 if work.ep == 1 else max(1, min(int(work.ep * factor), wanted * int(work.dp)))
+            ),
+        )
 
     return apply
 
@@ -244,55 +218,6 @@ def shorter_context(case: Case, now: Today) -> Case | Refusal:
     return replace(case, work=replace(work, prompt=np.ceil(np.asarray(work.prompt) / 2)))
 
 
-def fp8_training(case: Case, now: Today) -> Case | Refusal:
-    """Multiply in fp8 while states stay as they are."""
-    del now
-    work = case.work
-    if not isinstance(work, Train):
-        return Refusal("this is not training")
-    if work.precision == "fp8-mixed":
-        return Refusal("training already multiplies in fp8")
-    if not _has_rate(case, "fp8"):
-        return Refusal(f"{case.setting.machine.device.id} has no fp8 matrix rate")
-    return replace(case, work=replace(work, precision="fp8-mixed"))
-
-
-def smaller_optimizer(case: Case, now: Today) -> Case | Refusal:
-    """Keep Adam's moments in 8 bits."""
-    del now
-    work = case.work
-    if not isinstance(work, Train):
-        return Refusal("this is not training")
-    if work.optimizer != "adamw":
-        return Refusal(f"the optimizer is {work.optimizer}")
-    return replace(case, work=replace(work, optimizer="adamw-8bit"))
-
-
-def full_recompute(case: Case, now: Today) -> Case | Refusal:
-    """Recompute every layer in the backward pass."""
-    work = case.work
-    if not isinstance(work, Train):
-        return Refusal("this is not training")
-    if work.recompute == "full":
-        return Refusal("every layer is already recomputed")
-    if not now.capacity_limited:
-        return Refusal("it fits without; full recompute costs a third more FLOPs (rule 15)")
-    return replace(case, work=replace(work, recompute="full"))
-
-
-def low_rank_adapters(case: Case, now: Today) -> Case | Refusal:
-    """Train adapters instead of every weight."""
-    del now
-    work = case.work
-    if not isinstance(work, Train):
-        return Refusal("this is not training")
-    if case.kind != "finetune":
-        return Refusal("adapters suit fine-tuning, not pre-training")
-    if work.trainable == "lora":
-        return Refusal("only adapters are trained already")
-    return replace(case, work=replace(work, trainable="lora"))
-
-
 LEVERS: tuple[Lever, ...] = (
     Lever("fp8-weights", "Store weights in fp8 and multiply in fp8", quantize_weights("fp8"), "near lossless: Llama-3.1 evaluations unchanged over > 500 k runs", "near-lossless", "arXiv 2411.02355; torchao inference.md"),
     Lever("int8-weights", "Store weights in int8 (W8A8)", quantize_weights("int8"), "−1 to −3 % on benchmarks", "near-lossless", "arXiv 2411.02355; arXiv 2211.10438"),
@@ -307,9 +232,6 @@ LEVERS: tuple[Lever, ...] = (
     Lever("speculative-decoding", "Draft three tokens, verify together (acceptance 0.7)", speculate, "none (exact sampling)", "lossless", "arXiv 2211.17192 eq. 1; EAGLE-3 Table 3"),
     Lever("disaggregate", "Prefill and decode on devices of their own", disaggregate, "none", "lossless", "DistServe, arXiv 2401.09670; Splitwise; Mooncake"),
     Lever("shorter-context", "Halve the prompt", shorter_context, "depends on what is left out; measure retrieval quality", "any", "arithmetic of prompt tokens"),
-    Lever("fp8-training", "Multiply in fp8 while training", fp8_training, "loss gap under 0.25 % (DeepSeek-V3)", "near-lossless", "torchtitan benchmarks 2024-12; DeepSeek-V3 report section 3.3", kinds=("train", "finetune")),
-    Lever("8-bit-optimizer", "Keep optimizer moments in 8 bits", smaller_optimizer, "TruthfulQA 42.61 → 42.75 (Llama-2-7B)", "near-lossless", "torchao optim README", kinds=("train", "finetune")),
-    Lever("full-recompute", "Recompute activations in the backward pass", full_recompute, "none", "lossless", "Korthikanti et al. 2022, arXiv 2205.05198", kinds=("train", "finetune")),
-    Lever("lora", "Train low-rank adapters", low_rank_adapters, "close to full fine-tuning on many tasks, not all", "any", "LoRA, arXiv 2106.09685", kinds=("train", "finetune")),
+    *TRAINING_LEVERS,
 )  # fmt: skip
 """Levers that keep the device. Buying more of it and moving to a roadmap device are the audit's, since they need supply."""

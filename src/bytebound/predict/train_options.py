@@ -200,17 +200,17 @@ def adapters(kind: str) -> Callable[[Train, Setting], dict[str, Any] | str]:
 
 
 NONE = "none"
+ACCUMULATION = "arithmetic of gradient accumulation"
 KORTHIKANTI, ZERO, INFINITY = (
     "Korthikanti et al. 2022, arXiv 2205.05198",
     "ZeRO, arXiv 1910.02054",
     "ZeRO-Infinity, arXiv 2104.07857",
 )
 
-RECOMPUTE = (
-    Option("recompute none", recompute("none"), "lossless", NONE, KORTHIKANTI),
-    Option("recompute selective", recompute("selective"), "lossless", NONE, KORTHIKANTI),
-    Option("recompute full", recompute("full"), "lossless", NONE, "Chen et al. 2016, arXiv 1604.06174"),
-)
+NO_RECOMPUTE = Option("recompute none", recompute("none"), "lossless", NONE, KORTHIKANTI)
+SELECTIVE_RECOMPUTE = Option("recompute selective", recompute("selective"), "lossless", NONE, KORTHIKANTI)
+FULL_RECOMPUTE = Option("recompute full", recompute("full"), "lossless", NONE, "Chen et al. 2016, arXiv 1604.06174")
+RECOMPUTE = (NO_RECOMPUTE, SELECTIVE_RECOMPUTE, FULL_RECOMPUTE)
 PARTIAL_RECOMPUTE = tuple(
     Option(
         f"only in {share:.0%} of the layers",
@@ -330,7 +330,7 @@ def micro_batch_options(work: Train) -> tuple[Option, ...]:
                     micro_batch(factor),
                     "lossless",
                     NONE,
-                    "arithmetic of gradient accumulation",
+                    ACCUMULATION,
                 )
             )
     return tuple(found)

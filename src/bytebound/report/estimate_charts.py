@@ -10,7 +10,10 @@ from bytebound.report.words import clean, first, percent
 from bytebound.units import GIB, show_capacity, show_time
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bytebound.documents.estimate import Estimate
+    from bytebound.documents.values import Number
 
 SPARE = ("free", "missing")
 
@@ -100,9 +103,9 @@ def time_chart(estimate: Estimate) -> Chart:
     )
 
 
-def elasticity_chart(estimate: Estimate) -> Chart:
+def elasticity_chart(elasticity: Mapping[str, Number]) -> Chart:
     """Return by how much throughput changes when one ceiling is raised by 1 %."""
-    values = [(clean(name).replace("_", " "), first(value)) for name, value in estimate.elasticity.items()]
+    values = [(clean(name).replace("_", " "), first(value)) for name, value in elasticity.items()]
     data = [{"name": name, "change": brief(value)} for name, value in values]
     spec = frame(
         height=28 * len(data) + 40,

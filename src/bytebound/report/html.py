@@ -93,7 +93,7 @@ def audit_html(audit: Audit) -> str:
 
 def estimate_html(estimate: Estimate) -> str:
     """Return an estimate as one page: the verdict, where bytes and time go, every operator, every source."""
-    charts = [memory_chart(estimate), time_chart(estimate), elasticity_chart(estimate)]
+    charts = [memory_chart(estimate), time_chart(estimate), elasticity_chart(estimate.elasticity)]
     name, machine = words.clean(estimate.model.name), words.clean(estimate.machine.name)
     phases = [
         (label, phase_line(phase), operator_rows(phase.operators))

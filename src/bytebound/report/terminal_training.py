@@ -169,7 +169,9 @@ def cost_line(estimate: TrainEstimate) -> str:
     if estimate.usd_per_btok is not None:
         parts.append(f"{interval(estimate.usd_per_btok, usd)} per billion tokens")
     if estimate.usd_total is not None:
-        parts.append(f"{interval(estimate.usd_total, usd)} for {show_rate(first(estimate.work['tokens']), '').strip()} tokens")
+        parts.append(
+            f"{interval(estimate.usd_total, usd)} for {show_rate(first(estimate.work['tokens']), '').strip()} tokens"
+        )
     if estimate.days_total is not None:
         parts.append(f"{interval(estimate.days_total, significant)} days")
     if estimate.joules_per_token is not None:
@@ -190,14 +192,7 @@ def elasticity_line(estimate: TrainEstimate) -> str:
 
 
 def _fitting(fitting: Fitting) -> list[RenderableType]:
-    edges = (
-        f"micro-batch up to {fitting.largest_micro_batch:,}" if fitting.largest_micro_batch else "no micro-batch fits",
-        f"sequences up to {fitting.longest_seq:,} tokens" if fitting.longest_seq else "no sequence length fits",
-        f"{fitting.fewest_devices:,} device{'s' if fitting.fewest_devices > 1 else ''} at least"
-        if fitting.fewest_devices
-        else "no number of devices fits",
-    )
-    lines: list[RenderableType] = [heading("what fits, with everything else as asked"), indented("; ".join(edges))]
+    lines: list[RenderableType] = [heading("what fits, with everything else as asked"), indented(edges_line(fitting))]
     lines += [indented(clean(note), style="dim") for note in fitting.notes]
     if fitting.changes:
         titles = (
@@ -210,6 +205,17 @@ def _fitting(fitting: Fitting) -> list[RenderableType]:
         )
         lines += [Text(""), grid(*titles, rows=change_rows(fitting.changes), indent=2)]
     return lines
+
+
+def edges_line(fitting: Fitting) -> str:
+    """Return the largest micro-batch and sequence and the fewest devices in words."""
+    micro, seq, devices = fitting.largest_micro_batch, fitting.longest_seq, fitting.fewest_devices
+    edges = (
+        f"micro-batch up to {micro:,}" if micro else "no micro-batch fits",
+        f"sequences up to {seq:,} tokens" if seq else "no sequence length fits",
+        f"{devices:,} device{'s' if devices > 1 else ''} at least" if devices else "no number of devices fits",
+    )
+    return "; ".join(edges)
 
 
 def change_rows(changes: tuple[Change, ...]) -> list[list[str]]:
@@ -297,4 +303,5 @@ def training_tiles(estimate: TrainEstimate) -> list[tuple[str, str, str]]:
         shown, _, band = interval(value, show).partition(" (")  # type: ignore[arg-type]
         tiles.append((name, shown, band.rstrip(")")))
     held = f"of {show_capacity(first(estimate.memory.usable_bytes))} usable per device"
-    return [("memory", show_capacity(first(estimate.memory.total_bytes)), held), *tiles]
+    known = [tile for tile in tiles if tile[1] != "–"]
+    return [("memory", show_capacity(first(estimate.memory.total_bytes)), held), *known]
