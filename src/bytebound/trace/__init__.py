@@ -1,0 +1,1 @@
+"""Real PyTorch code traced without weights and without a device: what a step holds, moves and computes."""

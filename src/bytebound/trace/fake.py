@@ -1,0 +1,43 @@
+"""The world traced code runs in: tensors with shapes and no values, no compilation."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def faked() -> Iterator[None]:
+    """Make every new tensor fake on the CPU device; real ones that code brings along become fake where they are used.
+
+    Fake tensors on the meta device would take other attention kernels, on cuda they abort a build without it.
+    """
+    with (
+        mock.patch.object(torch.nn.Module, "_apply", _apply),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        yield
+
+
+def _apply(self: torch.nn.Module, fn: Callable[[Any], Any], recurse: bool = True) -> torch.nn.Module:  # noqa: FBT001, FBT002 - PyTorch's signature
+    """Apply ``fn`` as ``Module._apply`` does to real tensors: it swaps fake ones, which PyTorch 2.13 refuses."""
+    for child in self.children() if recurse else ():
+        child._apply(fn)  # noqa: SLF001
+    for parameter in self._parameters.values():
+        if parameter is not None:
+            with torch.no_grad():
+                parameter.data = fn(parameter)
+                if parameter.grad is not None:
+                    parameter.grad.data = fn(parameter.grad)
+    for name, buffer in self._buffers.items():
+        if buffer is not None:
+            self._buffers[name] = fn(buffer)
+    return self
