@@ -18,6 +18,7 @@ from bytebound.cli.measuring import measure
 from bytebound.cli.observing import observe
 from bytebound.cli.output import BUG, FINE, INTERRUPTED, WRONG, say
 from bytebound.cli.serving import Asked, estimate, explain, fit
+from bytebound.cli.tracing import trace
 from bytebound.cli.training import TrainAsked, train
 from bytebound.cli.validating import validate
 from bytebound.errors import ByteboundError
@@ -51,6 +52,7 @@ for command in (
     explain,
     fit,
     train,
+    trace,
     measure,
     validate,
     devices,
@@ -77,6 +79,7 @@ def explain_error(error: ByteboundError) -> str:
         lines.append(f"  at    {typed}")
     if error.mend:
         lines.append(f"  next  {error.mend}")
+    lines += [f"  said  {note}" for note in getattr(error, "__notes__", ())]
     return "\n".join(lines)
 
 
