@@ -25,6 +25,8 @@ NAMES = [
     "Observation",
     "Run",
     "Serve",
+    "Trace",
+    "TraceEstimate",
     "Train",
     "TrainEstimate",
     "Validation",
@@ -33,6 +35,7 @@ NAMES = [
     "correct",
     "diagnose",
     "estimate",
+    "estimate_trace",
     "find_device",
     "find_machine",
     "fit",
@@ -42,6 +45,7 @@ NAMES = [
     "read_fleet",
     "read_model",
     "to_json",
+    "trace_target",
     "train",
 ]
 """The contract. A change here is a change for users: say so in CHANGELOG.md."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bytebound.documents.estimate import Estimate
     from bytebound.documents.fleet import Fleet, read_fleet
     from bytebound.documents.observation import Observation, Run
+    from bytebound.documents.trace import Trace
+    from bytebound.documents.trace_estimate import TraceEstimate
     from bytebound.documents.training import TrainEstimate
     from bytebound.documents.validation import Validation
     from bytebound.documents.values import from_json, json_schema, to_json
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from bytebound.observe.calibrate import calibrate
     from bytebound.observe.compare import observe_run
     from bytebound.predict import diagnose, estimate, fit
+    from bytebound.predict.traced import estimate_trace
     from bytebound.predict.train_answers import train
+    from bytebound.trace.target import trace_target
 
 _HOMES = {
     "Architecture": "bytebound.documents.architecture",
@@ -49,6 +53,8 @@ _HOMES = {
     "Observation": "bytebound.documents.observation",
     "Run": "bytebound.documents.observation",
     "Serve": "bytebound.documents.work",
+    "Trace": "bytebound.documents.trace",
+    "TraceEstimate": "bytebound.documents.trace_estimate",
     "Train": "bytebound.documents.work",
     "TrainEstimate": "bytebound.documents.training",
     "Validation": "bytebound.documents.validation",
@@ -57,6 +63,7 @@ _HOMES = {
     "correct": "bytebound.fitting.one_run",
     "diagnose": "bytebound.predict",
     "estimate": "bytebound.predict",
+    "estimate_trace": "bytebound.predict.traced",
     "find_device": "bytebound.facts.devices",
     "find_machine": "bytebound.facts.machines",
     "fit": "bytebound.predict",
@@ -66,6 +73,7 @@ _HOMES = {
     "read_fleet": "bytebound.documents.fleet",
     "read_model": "bytebound.models",
     "to_json": "bytebound.documents.values",
+    "trace_target": "bytebound.trace.target",
     "train": "bytebound.predict.train_answers",
 }
 
@@ -82,6 +90,8 @@ __all__ = [
     "Observation",
     "Run",
     "Serve",
+    "Trace",
+    "TraceEstimate",
     "Train",
     "TrainEstimate",
     "Validation",
@@ -90,6 +100,7 @@ __all__ = [
     "correct",
     "diagnose",
     "estimate",
+    "estimate_trace",
     "find_device",
     "find_machine",
     "fit",
@@ -99,6 +110,7 @@ __all__ = [
     "read_fleet",
     "read_model",
     "to_json",
+    "trace_target",
     "train",
 ]
 

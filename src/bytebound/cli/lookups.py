@@ -234,6 +234,8 @@ SCHEMAS = {
     "fleet": ("bytebound.documents.fleet", "Fleet"),
     "estimate": ("bytebound.documents.estimate", "Estimate"),
     "train": ("bytebound.documents.training", "TrainEstimate"),
+    "trace": ("bytebound.documents.trace", "Trace"),
+    "trace-estimate": ("bytebound.documents.trace_estimate", "TraceEstimate"),
     "audit": ("bytebound.documents.audit", "Audit"),
     "observation": ("bytebound.documents.observation", "Observation"),
     "run": ("bytebound.documents.observation", "Run"),
