@@ -252,7 +252,7 @@ def schema(
     name: Annotated[
         str,
         Parameter(
-            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline or refitted."
+            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, trace or trace-estimate."
         ),
     ],
     /,
