@@ -30,6 +30,7 @@ NAMES = [
     "Train",
     "TrainEstimate",
     "Validation",
+    "Watched",
     "audit_fleet",
     "calibrate",
     "correct",
@@ -47,6 +48,7 @@ NAMES = [
     "to_json",
     "trace_target",
     "train",
+    "watch",
 ]
 """The contract. A change here is a change for users: say so in CHANGELOG.md."""
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bytebound.documents.training import TrainEstimate
     from bytebound.documents.validation import Validation
     from bytebound.documents.values import from_json, json_schema, to_json
+    from bytebound.documents.watched import Watched
     from bytebound.documents.work import Serve, Train
     from bytebound.errors import ByteboundError
     from bytebound.facts.devices import find_device
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from bytebound.models import read_model
     from bytebound.observe.calibrate import calibrate
     from bytebound.observe.compare import observe_run
+    from bytebound.observe.watch import watch
     from bytebound.predict import diagnose, estimate, fit
     from bytebound.predict.traced import estimate_trace
     from bytebound.predict.train_answers import train
@@ -58,6 +60,7 @@ _HOMES = {
     "Train": "bytebound.documents.work",
     "TrainEstimate": "bytebound.documents.training",
     "Validation": "bytebound.documents.validation",
+    "Watched": "bytebound.documents.watched",
     "audit_fleet": "bytebound.audit",
     "calibrate": "bytebound.observe.calibrate",
     "correct": "bytebound.fitting.one_run",
@@ -75,6 +78,7 @@ _HOMES = {
     "to_json": "bytebound.documents.values",
     "trace_target": "bytebound.trace.target",
     "train": "bytebound.predict.train_answers",
+    "watch": "bytebound.observe.watch",
 }
 
 __all__ = [
@@ -95,6 +99,7 @@ __all__ = [
     "Train",
     "TrainEstimate",
     "Validation",
+    "Watched",
     "audit_fleet",
     "calibrate",
     "correct",
@@ -112,6 +117,7 @@ __all__ = [
     "to_json",
     "trace_target",
     "train",
+    "watch",
 ]
 
 

@@ -21,6 +21,7 @@ from bytebound.cli.serving import Asked, estimate, explain, fit
 from bytebound.cli.tracing import trace
 from bytebound.cli.training import TrainAsked, train
 from bytebound.cli.validating import validate
+from bytebound.cli.watching import watch
 from bytebound.errors import ByteboundError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ for command in (
     fit,
     train,
     trace,
+    watch,
     measure,
     validate,
     devices,

@@ -245,6 +245,7 @@ SCHEMAS = {
     "validation": ("bytebound.documents.validation", "Validation"),
     "baseline": ("bytebound.documents.validation", "Baseline"),
     "refitted": ("bytebound.documents.refitted", "Refitted"),
+    "watched": ("bytebound.documents.watched", "Watched"),
 }
 
 
@@ -252,7 +253,7 @@ def schema(
     name: Annotated[
         str,
         Parameter(
-            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, trace or trace-estimate."
+            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched, trace or trace-estimate."
         ),
     ],
     /,

@@ -10,6 +10,7 @@ from typing import Any
 from bytebound.documents.device import Device
 from bytebound.documents.record import Record
 from bytebound.documents.values import from_json, plain
+from bytebound.documents.watched import Watched
 from bytebound.errors import DocumentError
 from bytebound.units import show_rate
 
@@ -18,6 +19,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "bytebound.run/1": ("run", "bytebound.documents.observation", "Run"),
     "bytebound.observation/1": ("observation", "bytebound.documents.observation", "Observation"),
     "bytebound.calibration/1": ("calibration", "bytebound.documents.calibration", "Calibration"),
+    "bytebound.watched/1": ("watched", "bytebound.documents.watched", "Watched"),
     "bytebound.correction/1": ("correction", "bytebound.documents.correction", "Correction"),
 }
 """Schema of a document -> its kind, and the module and class that read it."""
@@ -110,6 +112,9 @@ def _title(document: Any, kind: str) -> str:
             *([] if document.measured.stable else ["unstable"]),
         ]
         return f"{document.name}: {show_rate(document.memory_bytes_per_s.value, 'B/s')}, {', '.join(state)}"
+    if isinstance(document, Watched):
+        rank = document.fullest
+        return f"{rank.model.name if rank and rank.model else kind}: {' '.join(document.command)}"
     run = getattr(document, "run", document)
     words = [getattr(document, "model", ""), getattr(run, "engine", ""), getattr(run, "engine_version", "")]
     formats = dict.fromkeys(str(cost.weights) for cost in getattr(document, "formats", ()))

@@ -10,6 +10,8 @@ from typing import Any
 
 from .states import plain_tensors, size, stepped
 
+MOST = 8
+"""Optimizers that are described: some programs have one for every parameter."""
 TEXT = 200_000
 """Characters of a model's config beyond which it is left out."""
 
@@ -79,7 +81,7 @@ def facts(torch: Any, roots: list[Any], optimizers: list[Any], device: str) -> d
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
     found: dict[str, Any] = {
         "device": device, "device_name": name, "roots": [type(r).__name__ for r in roots],
-        "optimizers": [optimizer_facts(o) for o in optimizers],
+        "optimizers": [optimizer_facts(o) for o in optimizers[:MOST]],
     }  # fmt: skip
     if root is None:
         return found

@@ -59,11 +59,11 @@ class Recorder:
     def _clear(self) -> None:
         self.off = False
         self.file: int | None = None
-        self.steps = self.forwards = self.micro = 0
-        self.samples = self.tokens = 0.0
-        self.own_s = 0.0
+        self.steps = self.met = self.micro = 0
+        self.samples = self.tokens = self.own_s = 0.0
         self.clock: float | None = None
         self.in_forward = self.stepped = False
+        self.later = False  # the optimizer whose steps we count is gone: another model is trained now
         self.autocast = ""
         self.inputs: dict[str, Any] = {}
         self.optimizers: dict[int, weakref.ref[Any]] = {}
@@ -117,7 +117,6 @@ class Recorder:
         if self.in_forward or not self.torch.is_grad_enabled():
             return
         self.in_forward = True
-        self.forwards += 1
         self._mark("forward")
         samples, tokens, shape = described.inputs(self.torch, args, kwargs)
         self.samples += samples
@@ -155,6 +154,7 @@ class Recorder:
     def after_step(self, optimizer: Any, _args: Any, _kwargs: Any) -> None:
         """An optimizer is done; where it is the first one, so is the step."""
         if self.primary is None or self.primary() is None:
+            self.later = self.primary is not None
             self.primary = weakref.ref(optimizer)
         if self.primary() is not optimizer:
             self._mark("forward")
@@ -162,7 +162,7 @@ class Recorder:
         self._mark("step")
         self._step_done(time.perf_counter())
         self.samples = self.tokens = 0.0
-        self.forwards = self.micro = 0
+        self.micro = 0
         self.in_forward, self.stepped = False, True
 
     @guarded
@@ -177,7 +177,7 @@ class Recorder:
 
     def _step_done(self, now: float) -> None:
         self.steps += 1
-        if self.steps == 1:
+        if len(self.optimizers) > self.met and not self.later:
             self._meet()
         if self.steps <= WRITTEN or self.steps % 10 ** (len(str(self.steps // WRITTEN))) == 0:
             self._write_step(now)
@@ -187,23 +187,27 @@ class Recorder:
             self._start_watch()
 
     def _write_step(self, now: float) -> None:
-        kind = "close" if self.watch is not None else "warm" if self.steps <= 2 else "timed"
+        after = self.done_at and self.steps == self.done_at + 1  # the first step without the profiler is slower still
+        kind = "close" if self.watch is not None else "warm" if self.steps <= 2 or after else "timed"
+        kind = "later" if self.later else kind
         self.write(
             "step", number=self.steps, kind=kind, seconds=None if self.clock is None else now - self.clock, own_s=self.own_s,
             samples=self.samples, tokens=self.tokens, micro=self.micro, inputs=self.inputs, **described.memory(self.torch, self.device),
         )  # fmt: skip
 
     def _meet(self) -> None:
-        """Describe the model at the first step, and hook the outermost modules from the next one on."""
+        """Describe the model at the first step, and again where more optimizers came; hook the outermost modules."""
+        first, self.met = self.met == 0, len(self.optimizers)
+        known = {id(root) for ref in self.roots if (root := ref()) is not None}
         roots = find_roots(self.torch, self._alive())
         self.roots = [weakref.ref(root) for root in roots]
         self.device = described.device_of(roots, self._alive())
         facts = described.facts(self.torch, roots, self._alive(), self.device)
-        if facts.get("compiled"):
-            self.begin_at = COMPILED_AFTER
-        self.write("start", **described.process(self.torch))
+        if first:
+            self.begin_at = COMPILED_AFTER if facts.get("compiled") else self.begin_at
+            self.write("start", **described.process(self.torch))
         self.write("model", **facts)
-        for root in roots:
+        for root in (root for root in roots if id(root) not in known):
             for module in trunk(root):
                 self.removers.append(module.register_forward_pre_hook(self.model_called, with_kwargs=True).remove)
             linear = next((m for m in root.modules() if type(m) is self.torch.nn.Linear), None)
