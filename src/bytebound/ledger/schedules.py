@@ -31,7 +31,7 @@ def stage_layers(work: Train, layers: float) -> Array:
     Layers that do not divide: the ends count embedding and head as a layer each where that makes them divide
     (``account_for_embedding_in_pipeline_split`` of Megatron-LM), else every stage rounds up.
     """
-    pp = np.asarray(work.pp, dtype=float)
+    pp = np.broadcast_to(np.asarray(work.pp, dtype=float), work.shape)
     even = np.ceil(layers / pp)
     padded = (layers % pp != 0) & ((layers + 2) % pp == 0)
     middle = np.where(padded, (layers + 2) / pp, even)
@@ -76,7 +76,7 @@ def in_flight(work: Train) -> Array:
     """
     pp, v = (np.asarray(x, dtype=float) for x in (work.pp, work.virtual_stages))
     many = microbatches(work)
-    pp, v, many = np.broadcast_arrays(pp, v, many)
+    pp, v, many = (np.broadcast_to(x, work.shape) for x in (pp, v, many))
     place = np.stack([0 * pp, np.minimum(1.0, pp - 1), pp - 1])
     if work.schedule == "gpipe":
         return np.asarray(np.broadcast_to(many, place.shape))

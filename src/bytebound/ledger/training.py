@@ -1,7 +1,7 @@
-"""The training ledger: model states, activations, FLOPs and communication of one optimizer step, from formulas.
+"""The training ledger: what one micro-batch computes and moves forward, backward and again, and what the optimizer moves.
 
-Everything broadcasts over the arrays of a ``Train`` request. Exact tracing of real code is a later issue; these are the
-closed forms.
+Rows hold the forward work of one micro-batch on one device over all layers (a pipeline stage does 1 / pp of it); ``times`` says how
+often the forward pass, the backward pass and recomputation do that work. Quantities are (rows, requests).
 """
 
 from __future__ import annotations
@@ -11,175 +11,259 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.documents.work import Train
 from bytebound.ledger import table as t
-from bytebound.ledger.request import KV_GROWTH_EXPONENT, WIDTH_GROWTH_EXPONENT
+from bytebound.ledger.ledger import CONTEXT, ELEMENTWISE, EXPERT, GEMM, MATH, NONE, Ledger, stack
+from bytebound.ledger.request import KV_GROWTH_EXPONENT, WIDTH_GROWTH_EXPONENT, shard_fraction
+from bytebound.ledger.training_exchanges import exchanges
+from bytebound.ledger.training_job import AGAIN, BACKWARD, FORWARD, WEIGHT_BYTES, lay_out
+from bytebound.ledger.training_passing import optimizer_work, passing_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bytebound.documents.work import Train
-    from bytebound.ledger.table import OpTable
+    from bytebound.ledger.table import OpTable, Products
+    from bytebound.ledger.training_exchanges import Exchanges
+    from bytebound.ledger.training_job import Job
 
     Array = NDArray[Any]
 
-MASTER_BYTES = {"bf16-mixed": 4.0, "fp16-mixed": 4.0, "fp8-mixed": 4.0, "bf16": 0.0, "fp32": 0.0}
-WEIGHT_BYTES = {"bf16-mixed": 2.0, "fp16-mixed": 2.0, "fp8-mixed": 2.0, "bf16": 2.0, "fp32": 4.0}
-MOMENT_BYTES = {
-    "adamw": 8.0, "adamw-8bit": 2.0, "adamw-bf16": 4.0, "sgd": 0.0, "sgd-momentum": 4.0, "lion": 4.0, "adafactor": 0.0,
-    "muon": 4.0,
-}  # fmt: skip
-"""Optimizer moments per parameter [B]. Source: ZeRO (arXiv 1910.02054) section 3.1 for Adam's 4 + 4 and the fp32 master
-copy; torchao optim README for 8-bit and bf16 states; the others from their update rules."""
+FLASH_BACKWARD = 2.5
+"""A flash backward pass does five products for the forward pass's two. Source: FlashAttention-2 (arXiv 2307.08691) section 4.1."""
+SCORE_BYTES = {FORWARD: 13.0, BACKWARD: 17.0}
+"""Bytes per attention score that is written to memory, 16-bit: product 2, softmax 2 + 2, dropout 2 + 1 + 2 and read 2 forward; dropout
+2 + 1 + 2, softmax 2 + 2 + 2 and three reads of products 2 + 2 + 2 backward. Counted from Korthikanti et al. 2022 (arXiv 2205.05198) 4.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFlops:
+    """Forward FLOPs of one micro-batch of a replica that count as the model's, (requests,).
+
+    ``matrices``: all products, ``head`` the output matrix among them; ``causal`` and ``full``: attention with the scores its mask
+    leaves, or with all; ``looked_up``: what the embedding would cost if it multiplied; ``again``: what is recomputed.
+    """
+
+    matrices: Array
+    head: Array
+    causal: Array
+    full: Array
+    looked_up: Array
+    again: Array
+
+    def under(self, convention: str) -> Array:
+        """Return FLOPs under one of ``documents.training.CONVENTIONS``."""
+        scores = self.full if convention.startswith("full") else self.causal
+        return self.matrices + scores + (self.looked_up if convention.endswith("+embedding") else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingLedger:
-    """Per device: bytes resident by kind, FLOPs of one step, bytes communicated. Arrays broadcast.
+    """What one optimizer step asks of one device.
 
-    ``flops`` count forward and backward (3 × forward) without recomputation; ``recomputed_flops`` are extra.
-    ``attention_share`` of them are attention scores, which lower precision does not speed up.
+    Args:
+        job: the request.
+        rows: forward work of one micro-batch over all layers; ``times`` how often each pass does it, (3, rows, requests).
+        layered: rows of layers, which a pipeline deals out; the others (vocabulary, loss) are on its last stage, (rows,).
+        edges: sum of the reciprocal sides of a product as one device multiplies it, (rows, requests).
+        flops: forward FLOPs of one micro-batch of a whole replica.
+        layers: of the model.
+        optimizer_bytes, optimizer_flops: of one step on the device with most parameters, (requests,).
+        exchanges: what devices tell each other.
     """
 
-    weight_bytes: Array
-    gradient_bytes: Array
+    job: Job
+    rows: Ledger
+    times: Array
+    layered: NDArray[np.bool_]
+    edges: Array
+    flops: ModelFlops
+    layers: float
     optimizer_bytes: Array
-    activation_bytes: Array
-    temporary_bytes: Array
-    flops: Array
-    attention_share: Array
-    recomputed_flops: Array
-    data_parallel_bytes: Array
-    tensor_bytes: Array
-    tensor_collectives: Array
-    pipeline_bytes: Array
-    microbatches: Array
-    tokens: Array
+    optimizer_flops: Array
+    exchanges: Exchanges
+
+    @property
+    def moved_bytes(self) -> Array:
+        """Bytes one device moves to and from memory in one step, (requests,)."""
+        rows = self.rows
+        each = (rows.weight_bytes + rows.activation_bytes) * rows.repeat * self.times.sum(axis=0)
+        return np.asarray(each.sum(axis=0) * self.job.microbatches / self.job.pp + self.optimizer_bytes)
 
 
-def model_state_bytes(
-    parameters: Array | float, *, precision: str, optimizer: str, zero: Array | float, dp: Array | float
-) -> tuple[Array, Array, Array]:
-    """Return (weights, gradients, optimizer) bytes per device.
-
-    Source: ZeRO Fig. 1 and section 3.1: 2Ψ + 2Ψ + 12Ψ for mixed-precision Adam; stage 1 shards the optimizer, stage 2 the
-    gradients too, stage 3 the weights too.
-    """
-    half = precision == "bf16"
-    moments = MOMENT_BYTES[optimizer] / (2.0 if half and optimizer not in {"adamw-8bit", "adamw-bf16"} else 1.0)
-    weights = np.asarray(parameters * WEIGHT_BYTES[precision] / np.where(np.asarray(zero) >= 3, dp, 1))
-    gradients = np.asarray(parameters * WEIGHT_BYTES[precision] / np.where(np.asarray(zero) >= 2, dp, 1))
-    optimizer_bytes = np.asarray(
-        parameters * (MASTER_BYTES[precision] + moments) / np.where(np.asarray(zero) >= 1, dp, 1)
+def train_ledger(table: OpTable, job: Job) -> TrainingLedger:
+    """Return the rows of one micro-batch, the optimizer's work and the exchanges of a step."""
+    products, product_times, edges = _products(table, job, _streams(table, job))
+    scores, score_times = _scores(table, job)
+    passing, passing_times, layered = passing_rows(table, job)
+    parts = (product_times, score_times, passing_times)
+    width = max(part.shape[2] for part in parts)
+    times = np.concatenate([np.broadcast_to(part, (*part.shape[:2], width)) for part in parts], axis=1)
+    rows = stack([products, scores, passing])
+    count, first = len(rows.names), len(products.names)
+    in_layers = np.ones(count, dtype=bool)
+    in_layers[:first] = [role != "head" for role in products.roles]
+    in_layers[count - len(layered) :] = layered
+    all_edges = np.zeros((count, edges.shape[1]))
+    all_edges[:first] = edges
+    moved, flops = optimizer_work(table, job)
+    return TrainingLedger(
+        job,
+        rows,
+        times,
+        in_layers,
+        all_edges,
+        model_flops(table, job),
+        table.layers,
+        moved,
+        flops,
+        exchanges(table, job),
     )
-    return weights, gradients, optimizer_bytes
 
 
-def activation_bytes_per_layer(table: OpTable, seq: Array, width_scale: Array | float = 1.0) -> Array:
-    """Return 16-bit activation bytes kept per layer for one sequence of ``seq`` tokens with flash attention.
+def model_flops(table: OpTable, job: Job) -> ModelFlops:
+    """Return forward FLOPs of one micro-batch of one replica, and what of them is done again.
 
-    Inputs of norms and products, q, k, v, and the outputs of the MLP's first products: for a LLaMA layer
-    ``s (4 + 2 + 2 + 4 k/a + 2 + 2 + 6 f/h) h``. Source: Korthikanti et al. 2022 (arXiv 2205.05198) Table 2 without dropout,
-    with the gated MLP's 6 f/h instead of 4 f/h.
+    Source: Narayanan et al. 2021 (arXiv 2104.04473) appendix, whose eq. 3 counts all scores and the output matrix and no look-up.
     """
     p, s, x = table.products, table.scores, table.streams
-    layers = table.layers
-    inner = np.array([role not in {"head", "embedding", "router"} for role in p.roles]) & (p.stream == t.MAIN)
-    read = p.inputs * np.where(p.launches > 0, 1.0, 0.0)
-    made = p.outputs * np.array([role in {"mlp", "expert"} for role in p.roles]) * (p.shard == t.COLUMN)
-    products = ((read + made) * np.where(p.copies > 1, p.active, 1.0) * p.repeat * inner).sum()
-    mains = s.stream == t.MAIN
-    qkv = ((s.heads * s.qk_dim + s.kv_heads * (s.qk_dim + s.v_dim)) * s.repeat * mains).sum()
-    norms = (x.width * x.repeat * (x.looked_up == 0) * (x.stream == t.MAIN)).sum()
-    return np.asarray(2.0 * seq * (products + qkv + norms) / layers * width_scale)
-
-
-def train_ledger(table: OpTable, parameters: float, work: Train) -> TrainingLedger:
-    """Return what one optimizer step holds, computes and communicates on one device."""
-    p, s = table.products, table.scores
-    scale = np.asarray(work.model_scale, dtype=float)
-    wide = scale**WIDTH_GROWTH_EXPONENT
-    tp, pp, dp, cp = (np.asarray(v, dtype=float) for v in (work.tp, work.pp, work.dp, work.cp))
-    seq, micro = np.asarray(work.seq, dtype=float), np.asarray(work.micro_batch, dtype=float)
-    microbatches = np.maximum(np.asarray(work.global_batch) / (micro * dp), 1.0)
-    psi = parameters * scale / (tp * pp)
-    adapters = (
-        _lora_parameters(table, np.asarray(work.lora_rank, dtype=float)) / (tp * pp)
-        if work.trainable == "lora"
-        else None
+    tokens = _streams(table, job) * job.cp
+    body = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
+    grown = np.where(body, job.scale, job.scale**WIDTH_GROWTH_EXPONENT)
+    products = (p.flop_per_token * p.active * p.repeat * p.token_scale)[:, None] * grown * tokens[_trained_on(p)]
+    states = (x.flop_per_token * x.repeat)[:, None] * tokens[x.stream] * job.scale
+    matrices = products.sum(axis=0) + states.sum(axis=0)
+    seen, square, indexed = _pairs(table, job)
+    per_pair = (2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat)[:, None]
+    grown_scores = job.micro * job.scale ** (KV_GROWTH_EXPONENT + WIDTH_GROWTH_EXPONENT)
+    index = indexed * s.repeat[:, None]
+    causal, full = (
+        ((per_pair * pairs + index) * grown_scores).sum(axis=0) for pairs in (np.minimum(seen, square), square)
     )
-    group = dp * cp
-    ep = np.minimum(np.asarray(work.ep, dtype=float), group)
-    experts = _expert_share(table) * psi
-    dense = (psi - experts) if adapters is None else adapters
-    weights, gradients, states = (
-        own + dealt
-        for own, dealt in zip(
-            model_state_bytes(dense, precision=work.precision, optimizer=work.optimizer, zero=work.zero, dp=group),
-            model_state_bytes(
-                (experts if adapters is None else 0.0 * experts) / ep,
-                precision=work.precision, optimizer=work.optimizer, zero=work.zero, dp=group / ep,
-            ),
-            strict=True,
-        )
+    head = products[[role == "head" for role in p.roles]].sum(axis=0)
+    looked_up = float((x.elements * x.repeat * (x.looked_up > 0) * (x.stream == t.MAIN)).sum())
+    selective = job.work.recompute == "selective" and job.work.attention == "eager"
+    return ModelFlops(
+        matrices, head, causal, full, 2.0 * job.micro * job.seq * looked_up * job.scale**WIDTH_GROWTH_EXPONENT,
+        job.again * (matrices - head + causal) + (causal if selective else 0.0),
     )  # fmt: skip
-    if adapters is not None:
-        frozen = (psi - experts) + experts / ep
-        weights = weights + frozen * WEIGHT_BYTES[work.precision] / np.where(np.asarray(work.zero) >= 3, group / ep, 1)
-    per_layer = activation_bytes_per_layer(table, seq * micro / cp, wide) / tp
-    boundary = 2.0 * seq * micro / cp * table.hidden * wide / tp
-    kept = per_layer if work.recompute != "full" else boundary
-    in_flight = np.minimum(pp, microbatches) / pp
-    activations = kept * table.layers * in_flight + (per_layer if work.recompute == "full" else 0.0)
-    if work.recompute == "none":
-        scores = 5.0 * (s.heads * s.repeat * (s.stream == t.MAIN)).sum() * seq * seq * micro / (tp * cp)
-        activations = activations + scores * in_flight
-    vocabulary = float(np.where(p.shard == t.VOCAB, p.outputs, 0.0).max(initial=0.0))
-    logits = 8.0 * seq * micro / cp * vocabulary / tp
-    gathered = np.where(np.asarray(work.zero) >= 3, 2 * 2.0 * psi / np.maximum(table.layers / pp, 1.0), 0.0)
-    mains = p.stream != t.ENCODER
-    per_token = (p.flop_per_token * p.active * p.repeat * mains).sum() * scale
-    keys = np.minimum(np.minimum(seq[..., None] / 2, s.window), s.selected) * (s.stream == t.MAIN)
-    attention = (2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat * keys / s.stride).sum(
-        axis=-1
-    ) * scale**KV_GROWTH_EXPONENT
-    forward = (per_token + attention) * seq * micro * microbatches / (tp * pp * cp)
-    backward = 2.0 if adapters is None else 1.0
-    recomputed = {"none": 0.0, "selective": 0.04, "full": 1.0}[work.recompute]
-    volumes = np.where(np.asarray(work.zero) >= 3, 3.0, 2.0)
-    synced = psi if adapters is None else adapters
-    # a frozen base that is sharded is gathered for forward and for backward all the same
-    gathered_base = (
-        0.0 if adapters is None else np.where(np.asarray(work.zero) >= 3, 2 * 2.0 * psi * (group - 1) / group, 0.0)
-    )
-    reduces = (p.repeat * (p.reduces > 0)).sum() / pp
-    return TrainingLedger(
-        weight_bytes=np.asarray(weights), gradient_bytes=np.asarray(gradients), optimizer_bytes=np.asarray(states),
-        activation_bytes=np.asarray(activations), temporary_bytes=np.asarray(logits + gathered), flops=np.asarray(forward * (1 + backward)), attention_share=np.asarray(attention / (per_token + attention)),
-        recomputed_flops=np.asarray(forward * recomputed), data_parallel_bytes=np.asarray(volumes * synced * 2.0 * (group - 1) / group + gathered_base),
-        tensor_bytes=np.asarray(np.where(tp > 1, 2.0 * seq * micro / cp * table.hidden * wide, 0.0)),
-        tensor_collectives=np.asarray(2 * reduces * microbatches), pipeline_bytes=np.asarray(2.0 * seq * micro / cp * table.hidden * wide),
-        microbatches=np.asarray(microbatches), tokens=np.asarray(seq * np.asarray(work.global_batch, dtype=float)),
-    )  # fmt: skip
-
-
-def _expert_share(table: OpTable) -> float:
-    """Return the share of matrix parameters that are routed experts."""
-    p = table.products
-    sizes = p.elements * p.copies * p.repeat * (1 - p.tied)
-    return float((sizes * (p.copies > 1)).sum() / max(sizes.sum(), 1.0))
-
-
-def _lora_parameters(table: OpTable, rank: Array) -> Array:
-    """Return adapter parameters: r (in + out) per adapted matrix. Source: LoRA (arXiv 2106.09685) section 4.1."""
-    p = table.products
-    adapted = np.array([role in {"attention", "mlp"} for role in p.roles])
-    return np.asarray(rank * ((p.inputs + p.outputs) * p.repeat * adapted).sum())
 
 
 def train_flop_per_token(table: OpTable, seq: float) -> float:
     """Return training FLOPs per token, 3 × forward, causal attention at ``seq`` tokens, without recomputation."""
-    p, s = table.products, table.scores
-    matrices = float((p.flop_per_token * p.active * p.repeat * (p.stream != t.ENCODER)).sum())
-    keys = np.minimum(np.minimum(seq / 2, s.window), s.selected) * (s.stream == t.MAIN)
-    attention = float((2.0 * s.heads * (s.qk_dim + s.v_dim) * s.repeat * keys / s.stride).sum())
-    return 3.0 * (matrices + attention)
+    flops = model_flops(table, lay_out(table, Train(seq=seq)))
+    return 3.0 * float(flops.under("causal")[0]) / seq
+
+
+def _streams(table: OpTable, job: Job) -> Array:
+    """Return tokens of a micro-batch on one device per stream code, (4, requests): main, one per sequence, encoder and cross.
+
+    Of the encoders only those a decoder reads are trained.
+    """
+    n = job.tokens
+    encoder = job.micro * (table.encoder_tokens or job.seq) / job.cp if table.crosses else 0.0
+    return np.stack(np.broadcast_arrays(n, job.micro / job.cp, encoder, encoder))
+
+
+def _trained_on(p: Products) -> NDArray[np.int64]:
+    """Return the stream of every product: in training the output matrix works on every token, not on a sequence's last."""
+    return np.where([role == "head" for role in p.roles], t.MAIN, p.stream)
+
+
+def _pairs(table: OpTable, job: Job) -> tuple[Array, Array, Array]:
+    """Return query-key pairs of one sequence that the mask leaves, all of them, and FLOPs of an indexer, (rows, requests)."""
+    s = table.scores
+    crossed = (s.kind == t.CROSSED)[:, None]
+    encoder = table.encoder_tokens or job.seq
+    mains = (s.stream == t.MAIN)[:, None]
+    new = np.where(mains, job.seq, encoder) * s.token_scale[:, None] * (mains | table.crosses)
+    keys = np.where(crossed, encoder, new)
+    limit = np.minimum(s.window, s.selected)[:, None]
+    stride = s.stride[:, None]
+    masked = (s.causal > 0)[:, None] & ~crossed
+    seen = np.where(masked, causal_pairs(new, limit), new * np.minimum(keys, limit))
+    return seen / stride, new * keys / stride, s.index_flop[:, None] * new * (new + 1) / 2
+
+
+def _products(table: OpTable, job: Job, tokens: Array) -> tuple[Ledger, Array, Array]:
+    """Return the products' rows, how often each pass does them, and their edges."""
+    p = table.products
+    used = tokens[_trained_on(p)] * p.token_scale[:, None]
+    expert = (p.copies > 1)[:, None]
+    head = np.array([role == "head" for role in p.roles])
+    inner = ~head & np.array([role not in {"embedding", "router"} for role in p.roles])
+    body = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
+    grown = np.where(body, job.scale, job.scale**WIDTH_GROWTH_EXPONENT)
+    wide = np.where(body, job.scale**WIDTH_GROWTH_EXPONENT, 1.0)
+    share = shard_fraction(p.shard, p.units, np.where(expert, job.expert_tp, job.tp))
+    dealt = job.expert_tp / job.tp  # tokens an expert's device works on: those of its tensor group are dealt out
+    m = np.maximum(
+        np.where(expert, used * p.active[:, None] * dealt * job.ep / p.copies[:, None], used), 1.0
+    )  # per expert or per product
+    done = np.where(expert, used * p.active[:, None] * dealt, used)
+    k = p.inputs[:, None] * wide * np.where((p.shard == t.ROW)[:, None], share, 1.0)
+    out = p.outputs[:, None] * wide * np.where(((p.shard == t.COLUMN) | (p.shard == t.VOCAB))[:, None], share, 1.0)
+    dtype = np.where(inner, MATH.index(job.narrow), MATH.index(job.wide))
+    value_bytes = np.where(inner, WEIGHT_BYTES[job.narrow], WEIGHT_BYTES[job.wide])[:, None]
+    held = np.where(expert, np.maximum(p.copies[:, None] / job.ep, 1.0), 1.0)
+    rows = Ledger(
+        names=p.names, roles=p.roles, op_class=np.where(p.copies > 1, EXPERT, GEMM), pattern=np.full(len(p.names), NONE),
+        math=dtype[:, None], repeat=p.repeat[:, None], flops=p.flop_per_token[:, None] * grown * share * done,
+        weight_bytes=p.elements[:, None] * grown * share * held * value_bytes * (used > 0), kv_bytes=np.zeros((1, 1)),
+        activation_bytes=done * (k * value_bytes + out * WEIGHT_BYTES[job.wide]), network_bytes=np.zeros((1, 1)),
+        group=np.ones((1, 1)), launches=p.launches[:, None] * (used > 0),
+    )  # fmt: skip
+    backward = 2.0 if job.work.trainable == "full" else 1.0
+    again = np.where(head[:, None], 0.0, job.again)
+    return rows, _times(backward, again), 1 / m + 1 / np.maximum(k, 1.0) + 1 / np.maximum(out, 1.0)
+
+
+def _times(backward: Array | float, again: Array, forward: Array | float = 1.0) -> Array:
+    """Return how often each pass does rows, (3, rows, requests), from arrays that broadcast to ``again``."""
+    times = np.empty((3, *again.shape))
+    times[FORWARD], times[BACKWARD], times[AGAIN] = forward, backward, again
+    return times
+
+
+def causal_pairs(count: Array, limit: Array) -> Array:
+    """Return query-key pairs of causal attention over ``count`` positions with at most ``limit`` keys each."""
+    capped = np.minimum(count, limit)
+    finite = np.where(np.isfinite(limit), limit, 0.0)
+    return np.asarray(capped * (capped + 1) / 2 + np.maximum(count - capped, 0.0) * finite)
+
+
+def _scores(table: OpTable, job: Job) -> tuple[Ledger, Array]:
+    """Return attention's rows and how often each pass does them.
+
+    Eager attention multiplies the whole square and writes it to memory; flash attention skips what the mask hides.
+    """
+    s = table.scores
+    seen, square, indexed = _pairs(table, job)
+    eager = job.work.attention == "eager"
+    pairs = square if eager else seen
+    heads = np.ceil(s.heads[:, None] / job.tp)
+    widths = (s.qk_dim + s.v_dim)[:, None]
+    grown = job.scale ** (KV_GROWTH_EXPONENT + WIDTH_GROWTH_EXPONENT)
+    each = job.micro / job.cp * grown
+    zero, count = np.zeros((1, 1)), len(s.names)
+    value = WEIGHT_BYTES[job.wide]
+    queries = np.sqrt(square) * s.stride[:, None] ** 0.5
+    work = Ledger(
+        names=s.names, roles=("attention-scores",) * count, op_class=np.full(count, GEMM if eager else CONTEXT),
+        pattern=np.full(count, NONE), math=np.full((count, 1), MATH.index(job.wide)), repeat=s.repeat[:, None],
+        flops=each * (2.0 * pairs * heads * widths + indexed), weight_bytes=zero, kv_bytes=zero, network_bytes=zero,
+        group=zero + 1.0, activation_bytes=2.0 * each * queries * heads * widths * value,
+        launches=np.where(square > 0, 1.0, 0.0), queries=each * queries * heads, pairs=each * pairs * heads,
+    )  # fmt: skip
+    selective = 1.0 if job.work.recompute == "selective" and eager else 0.0
+    again = np.maximum(job.again, selective) + np.zeros_like(work.flops)
+    trips = _times(2.0 if eager else FLASH_BACKWARD, again)
+    if not eager:
+        return work, trips
+    traffic = Ledger(
+        names=tuple(f"{name} softmax" for name in s.names), roles=("attention-scores",) * count,
+        op_class=np.full(count, ELEMENTWISE), pattern=np.full(count, NONE), math=np.zeros((1, 1), dtype=np.int64),
+        repeat=s.repeat[:, None], flops=zero, weight_bytes=zero, kv_bytes=zero, network_bytes=zero, group=zero + 1.0,
+        activation_bytes=each * pairs * heads * SCORE_BYTES[FORWARD] * value / 2, launches=np.where(square > 0, 2.0, 0.0),
+    )  # fmt: skip
+    written = _times(SCORE_BYTES[BACKWARD] / SCORE_BYTES[FORWARD], again)
+    return stack([work, traffic]), np.concatenate([trips, written], axis=1)

@@ -319,7 +319,7 @@ def _wide(math: NDArray[np.int64], peak: Array) -> NDArray[np.int64]:
     return np.broadcast_to(math, (math.shape[0], max(math.shape[1], peak.shape[1])))
 
 
-def between(latency_s: Array, traffic_s: Array) -> Array:
+def between(latency_s: Array | float, traffic_s: Array) -> Array:
     """Return the seconds of a collective: ``(√latency + √traffic)²``, see ``lay_on``."""
     return np.asarray((np.sqrt(latency_s) + np.sqrt(traffic_s)) ** 2)
 

@@ -1,4 +1,4 @@
-"""Training step time and memory from the training ledger, until the training issue deepens them."""
+"""Training step time: the training ledger laid on a device's ceilings, with what a pipeline and the network make it wait."""
 
 from __future__ import annotations
 
@@ -8,8 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.documents.training import CONVENTIONS
-from bytebound.ledger.ledger import COLLECTIVE, GEMM, MATH
+from bytebound.errors import PhysicsError
+from bytebound.ledger.ledger import CONTEXT, ELEMENTWISE, EXPERT, MATH
+from bytebound.ledger.schedules import bubble_share, stage_layers
 from bytebound.ledger.training import train_ledger
+from bytebound.ledger.training_exchanges import (
+    ALL_TO_ALL,
+    BACKWARD_PASS,
+    FIRST_FORWARD,
+    FORWARD_PASS,
+    HOST,
+    LAST_BACKWARD,
+    PRODUCTS,
+    REDUCE,
+    RING,
+    SCORES,
+    SEND,
+    STAGE,
+)
+from bytebound.ledger.training_job import AGAIN, BACKWARD, FORWARD, lay_out
+from bytebound.ledger.training_memory import training_memory
+from bytebound.predict.roofline import between, join, rates
+from bytebound.predict.training_attained import attained_in_training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,41 +37,216 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bytebound.documents.work import Train
+    from bytebound.facts.calibration import Key, Offset
     from bytebound.ledger.training import TrainingLedger
+    from bytebound.ledger.training_memory import Held
     from bytebound.predict.estimate import Setting
+    from bytebound.predict.roofline import Ceilings
+    from bytebound.predict.training_attained import TrainingAttained
 
     Array = NDArray[Any]
 
-STEP_SHARE = 0.55
-"""End-to-end training rate over what large matrix products attain: published MFU medians are 42 % (A100, MosaicML FSDP, 139
-runs) and 37 % (H100, 70 runs) where products attain 91 % and 80 % of the dense peak."""
-FP8_PRODUCT_GAIN = 1.35
-"""How much faster matrix products of a training step get in fp8, casts included, attention apart: gives the 1.28 × of torchtitan
-2024-12 (Llama-3-8B, 8 H100, 6,667 to 8,532 tokens/s) at 8,192 tokens, where the datasheet promises 2."""
-TRAIN_SPREAD = 1.5
-"""Half-width factor of the 80 % interval: the same published runs span 78–187 and 151–430 TFLOP/s."""
-OVERLAP_SHARE = 2 / 3
-"""Data-parallel communication hides behind the backward pass, two thirds of the compute."""
-USABLE_SHARE = 0.92
-"""Share of memory a training run can use: context, communication buffers and fragmentation take the rest (SimuMax B200:
-reserved 6.5 % over allocated)."""
+NARROW = {"fp8-mixed": "fp8", "fp4-mixed": "fp4"}
+NARROWER = {"fp4": ("fp4", "fp8"), "fp8": ("fp8",), "": ()}
+"""Formats products of layers run in, widest last: a device without fp4 does them in fp8, one without either in 16 bits."""
+WIDEST_HEAD = 256.0
+"""Query and value widths together from which attention kernels are at full speed (heads of 128)."""
+TRAIN_SPREAD = 1.3
+"""Half-width factor of the 80 % interval where nothing better is known (assumed)."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingHeld:
-    """Bytes on the fullest device by part, ``reserve`` as an interval; arrays broadcast."""
+class Passes:
+    """Seconds of one micro-batch over all layers on one device, (requests,): the layers' and the head's by pass, and by resource."""
 
-    parameters: Array
-    gradients: Array
-    optimizer: Array
-    activations: Array
-    temporary: Array
-    reserve: Array
-    reserve_low: Array
-    reserve_high: Array
-    host_bytes: Array
-    usable_bytes: Array
-    spread: Array
+    layers: Array
+    head: Array
+    computing: Array
+    moving: Array
+    again: Array
+    scores: Array
+    kernels: Array
+
+
+def step_parts(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) -> tuple[Mapping[str, Array], Array]:
+    """Return the seconds of one step by ``documents.training.TIME_PARTS``, and the share of it that is bubble, (requests,).
+
+    A stage does its layers' passes one after another; rows join both roofs as in ``roofline.join``. What an exchange can hide
+    behind costs the hypotenuse of both instead of their sum. The longest stage sets the pace: with micro-batches m, stages p
+    and the schedule's bubble share β a step is ``m t_longest + β/(1 − β) m t_mean``.
+
+    Args:
+        ledger: of the job.
+        c: the device's ceilings.
+        found: what kernels attain.
+
+    Raises:
+        PhysicsError: faster than its FLOPs at peak or its bytes at datasheet bandwidth (a bug of ours).
+    """
+    job = ledger.job
+    m, pp = job.microbatches, job.pp
+    once = _passes(ledger, c, found)
+    up, out, host, step_up, step_out, step_host = _exposed(ledger, c, found, once)
+    stage = (once.layers + once.head).sum(axis=0)
+    launched = np.hypot(stage, found.launch_s * once.kernels) - stage
+    experts = found.expert_s * _expert_layers(ledger) * (2.0 + job.again)
+    mean = (stage + launched + experts + up + out + host) / pp
+    uneven = np.maximum(_longest(ledger, once, mean) - mean, 0.0)
+    bubble = bubble_share(job.work).reshape(-1)
+    waiting = m * uneven + m * mean * bubble / (1 - bubble)
+    optimizer = np.hypot(
+        ledger.optimizer_bytes / (c.memory_bytes_per_s * found.memory),
+        ledger.optimizer_flops / (c.flop_per_s[MATH.index("bf16")] * found.gemm),
+    )
+    parts = {
+        "compute": m / pp * once.computing, "memory": m / pp * once.moving, "recompute": m / pp * once.again,
+        "scale_up_link": m / pp * up + step_up, "scale_out_link": m / pp * out + step_out, "host_link": m / pp * host + step_host,
+        "bubble": waiting, "optimizer": optimizer, "overhead": m / pp * (launched + experts) + found.step_s,
+    }  # fmt: skip
+    total = np.asarray(sum(parts.values()))
+    slower = found.growth * np.log2(np.maximum(job.devices, 1.0)) * total
+    parts["overhead"] = parts["overhead"] + slower
+    total = total + slower
+    _check_floor(ledger, c, total)
+    return {name: value + 0.0 * total for name, value in parts.items()}, waiting / total
+
+
+def _passes(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) -> Passes:
+    """Return the seconds of a micro-batch's rows."""
+    rows, kinds = ledger.rows, ledger.rows.op_class
+    narrow = ledger.job.narrow != ledger.job.wide
+    in_narrow = (rows.math[:, 0] == MATH.index(ledger.job.narrow)) & narrow
+    share = np.where(in_narrow, found.gemm_narrow, found.gemm)
+    share = np.where(kinds == EXPERT, found.expert_narrow if narrow else found.expert, share)
+    share = np.where(kinds == CONTEXT, found.attention, share)
+    penalty = 1 + found.gemm_edge * ledger.edges
+    attends = (
+        np.flatnonzero((kinds == CONTEXT) & (rows.pairs[:, 0] > 0))
+        if rows.pairs.shape[0] > 1
+        else np.zeros(0, dtype=int)
+    )
+    if len(attends):
+        pairs, queries = rows.pairs[attends], rows.queries[attends]
+        width = rows.flops[attends] / (2 * pairs)
+        slow = np.maximum(WIDEST_HEAD / width, 1.0) ** found.attention_narrow * (
+            1 + found.attention_edge * queries / pairs
+        )
+        penalty = np.broadcast_to(penalty, (len(kinds), max(penalty.shape[1], slow.shape[1]))).copy()
+        penalty[attends] = slow
+    compute_s = rows.flops / (rates(rows, c) * share[:, None]) * penalty
+    memory_share = np.where(kinds == ELEMENTWISE, found.memory / found.traffic, found.gemm_memory)[:, None]
+    memory_s = (rows.weight_bytes + rows.activation_bytes) / (c.memory_bytes_per_s * memory_share)
+    body, by_compute = join(compute_s, memory_s + 0.0 * compute_s, kinds)
+    body = body * rows.repeat
+    slower_back = np.where(kinds == CONTEXT, found.attention / found.attention_backward, 1.0)[:, None]
+    forward, backward, again = (
+        body * ledger.times[FORWARD], body * ledger.times[BACKWARD] * slower_back, body * ledger.times[AGAIN],
+    )  # fmt: skip
+    once = forward + backward
+    layered = ledger.layered[:, None]
+    scores = np.where((kinds == CONTEXT)[:, None], once + again, 0.0).sum(axis=0)
+    stacked = np.stack([(x * layered).sum(axis=0) for x in (forward, backward, again)])
+    head = np.stack([(x * ~layered).sum(axis=0) for x in (forward, backward, again)])
+    return Passes(
+        layers=stacked, head=head, computing=(once * by_compute).sum(axis=0),
+        moving=(once * (1 - by_compute)).sum(axis=0), again=again.sum(axis=0), scores=scores,
+        kernels=(rows.launches * rows.repeat * ledger.times.sum(axis=0)).sum(axis=0),
+    )  # fmt: skip
+
+
+def _expert_layers(ledger: TrainingLedger) -> Array:
+    """Return the layers with routed experts."""
+    rows = ledger.rows
+    expert = rows.op_class == EXPERT
+    return np.asarray(rows.repeat[expert].sum(axis=0) / 2.0) if expert.any() else np.zeros(1)
+
+
+def _longest(ledger: TrainingLedger, once: Passes, mean: Array) -> Array:
+    """Return the seconds of a micro-batch on the longest stage.
+
+    The head is on the last one, which has a layer less where a layer stands for it (``schedules.stage_layers``).
+    """
+    job = ledger.job
+    first, second, last = (stage.reshape(-1) for stage in stage_layers(job.work, ledger.layers))
+    head = once.head.sum(axis=0)
+    each = (mean * job.pp - head) / ledger.layers
+    return np.asarray(np.maximum(np.maximum(first, second) * each, np.minimum(last, ledger.layers) * each + head))
+
+
+def _exposed(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained, once: Passes) -> tuple[Array, ...]:
+    """Return exposed seconds on the scale-up, scale-out and host links: per micro-batch over all layers, then per step."""
+    x, job = ledger.exchanges, ledger.job
+    nothing = np.zeros(1)
+    if not x.names:
+        return (nothing,) * 6
+    seconds, crossing = _link_seconds(ledger, c, found)
+    whole = once.layers + once.head
+    forward, backward = whole[FORWARD], whole[BACKWARD] + whole[AGAIN]
+    spent = np.zeros((6, np.broadcast_shapes(seconds.shape[1:], forward.shape)[0]))
+    behind = {
+        FORWARD_PASS: forward, BACKWARD_PASS: backward, FIRST_FORWARD: forward / job.pp, LAST_BACKWARD: backward / job.pp,
+        SCORES: once.scores, STAGE: forward + backward,
+    }  # fmt: skip
+    for hider in np.unique(x.hider):
+        at = x.hider == hider
+        total = seconds[at].sum(axis=0)
+        if hider == PRODUCTS:
+            kept = found.tensor_exposed
+        elif hider in behind:
+            kept = (np.hypot(behind[hider], total) - behind[hider]) / np.maximum(total, 1e-300)
+        else:
+            kept = 1.0
+        for index in np.flatnonzero(at):
+            part = seconds[index] * kept * (found.experts_exposed if x.kind[index] == ALL_TO_ALL else 1.0)
+            base = 3 if x.per_step[index] else 0
+            if x.kind[index] == HOST:
+                spent[base + 2] += part
+            else:
+                spent[base] += part * ~crossing[index]
+                spent[base + 1] += part * crossing[index]
+    return tuple(spent)
+
+
+def _link_seconds(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the seconds of every exchange on the link that takes longest, and whether that is between nodes.
+
+    A group inside one domain uses the scale-up link; a larger one works on both levels at the same time. Rings wait one hop per
+    member. Volumes: ring all-reduce 2 (n − 1)/n S, gather and reduce-scatter (n − 1)/n S (Thakur et al. 2005); an exchange of tokens
+    sends each once to every node that has one of its experts.
+    """
+    x = ledger.exchanges
+    n, payload, kind = x.group, x.payload_bytes, x.kind[:, None]
+    inside = np.clip(np.floor(c.domain / x.stride), 1.0, n)
+    nodes = np.ceil(n / inside)
+    trips = np.where(kind == REDUCE, 2.0, 1.0)
+    spread = kind == ALL_TO_ALL
+    up = np.where(spread, (inside - 1) / n * payload, trips * (inside - 1) / inside * payload)
+    apart = nodes * -np.expm1(x.copies * np.log1p(-1 / np.maximum(nodes, 1 + 1e-9))) / x.copies  # nodes per copy
+    out = np.where(
+        spread, (nodes - 1) / nodes * payload * np.minimum(apart, 1.0), trips * (nodes - 1) / nodes * payload / inside
+    )
+    passed = (kind == RING) | (kind == SEND)
+    up = np.where(passed, np.where(nodes > 1, 0.0, payload), up)
+    out = np.where(passed, np.where(nodes > 1, payload, 0.0), out)
+    up_s = between(found.collective_s, up / (c.scaleup_bytes_per_s * found.scaleup))
+    hops = found.hop_s * np.where(passed | spread, 1.0, trips * (nodes - 1))
+    out_s = np.where(
+        nodes > 1, between(hops + found.collective_s, out / (c.scaleout_bytes_per_s * found.scaleout)), 0.0
+    )
+    host_s = payload / (c.host_bytes_per_s * found.scaleup)
+    seconds = np.where(kind == HOST, host_s, np.maximum(up_s, out_s)) * x.events
+    return seconds, np.broadcast_to((out_s > up_s) & (kind != HOST), seconds.shape)
+
+
+def _check_floor(ledger: TrainingLedger, c: Ceilings, total: Array) -> None:
+    """Raise PhysicsError where a step is shorter than its model FLOPs at peak or its bytes at full bandwidth."""
+    job, rows = ledger.job, ledger.rows
+    times = ledger.times.sum(axis=0)
+    share = job.microbatches / job.pp
+    flops_s = (rows.flops * rows.repeat * times / rates(rows, c)).sum(axis=0) * share
+    bytes_s = (rows.weight_bytes * rows.repeat * times).sum(axis=0) * share / c.memory_bytes_per_s
+    if bool(np.any(total < np.maximum(flops_s, bytes_s) * (1 - 1e-9))) or not bool(np.all(np.isfinite(total))):
+        raise PhysicsError("a training step came out faster than its FLOPs at peak rate or its bytes at full bandwidth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +254,7 @@ class TrainingTime:
     """One optimizer step: what a device holds, how long it takes and on what. Arrays broadcast to the request.
 
     Args:
+        ledger: of one micro-batch and step, its arrays (rows, requests) over the flat order of the request.
         held: bytes by part on the fullest device. usable_bytes: what it can hold.
         step_s: seconds of the step. parts: the same by ``documents.training.TIME_PARTS``; they add up to it.
         model_flops, hardware_flops: FLOPs of one step of the whole job under the causal convention, without and with what is
@@ -69,7 +265,7 @@ class TrainingTime:
     """
 
     ledger: TrainingLedger
-    held: TrainingHeld
+    held: Held
     usable_bytes: Array
     step_s: Array
     parts: Mapping[str, Array]
@@ -81,18 +277,18 @@ class TrainingTime:
     tokens: Array
     microbatches: Array
     bubble_share: Array
+    moved_bytes: Array
     spread: Array
 
     @property
     def total_bytes(self) -> Array:
         """Bytes on the fullest device, reserve included."""
-        h = self.held
-        return np.asarray(h.parameters + h.gradients + h.optimizer + h.activations + h.temporary + h.reserve)
+        return self.held.total_bytes
 
     @property
     def fits(self) -> NDArray[np.bool_]:
-        """Whether a device holds it."""
-        return np.asarray(self.total_bytes <= self.usable_bytes)
+        """Whether a device holds it (``Held.fits``)."""
+        return self.held.fits
 
     @property
     def tokens_per_s(self) -> Array:
@@ -125,50 +321,52 @@ class TrainingTime:
         return np.asarray(self.parts["bubble"])
 
 
-def train_time(setting: Setting, work: Train) -> TrainingTime:
+def narrow_of(setting: Setting, work: Train) -> str:
+    """Return the narrow format the products of layers run in on this device; empty: none."""
+    known = setting.machine.device.flop_per_s
+    return next((name for name in NARROWER[NARROW.get(work.precision, "")] if name in known), "")
+
+
+def train_time(
+    setting: Setting, work: Train, fitted: Mapping[Key, Offset] | None = None, era: str = ""
+) -> TrainingTime:
     """Return step time and memory of ``work`` on every device the degrees ask for.
 
-    ``step = (compute + tensor links) × (1 + bubble) + exposed data-parallel time``; 1F1B bubble (p − 1)/m of the busy time.
-    Source: Narayanan et al. 2021 (arXiv 2104.04473) section 2.2.
+    Args:
+        setting: model and machine; only its ceilings' rates are used, not what its serving engine attains.
+        work: the request; arrays of any shape broadcast.
+        fitted: offsets to use; None: the shipped ones.
+        era: year of an earlier framework; empty: today's.
+
+    Raises:
+        PhysicsError: a step came out faster than physics allows (a bug of ours).
+
+    Source: Narayanan et al. 2021 (arXiv 2104.04473) section 2.2 for the pipeline, Williams et al. 2009 per operator.
     """
-    c = setting.ceilings
-    ledger = train_ledger(setting.table, float(setting.architecture.parameters), work)
-    peak = c.flop_per_s[MATH.index("fp32" if work.precision == "fp32" else "bf16")]
-    share = c.compute_share[GEMM, 0] * STEP_SHARE
-    has_fp8 = work.precision == "fp8-mixed" and "fp8" in setting.machine.device.flop_per_s
-    shortened = (1 - ledger.attention_share) * (1 - 1 / FP8_PRODUCT_GAIN) if has_fp8 else 0.0
-    compute = (ledger.flops + ledger.recomputed_flops) / (peak * share) * (1 - shortened)
-    tp, pp, dp, cp = (np.asarray(v, dtype=float) for v in (work.tp, work.pp, work.dp, work.cp))
-    up, out = c.scaleup_bytes_per_s * c.link_share, c.scaleout_bytes_per_s * c.link_share
-    tensor_rate = np.where(tp <= c.domain, up, out)
-    tensor = ledger.tensor_collectives * (
-        2 * (tp - 1) / tp * ledger.tensor_bytes / tensor_rate + np.where(tp > 1, c.floor_s[COLLECTIVE], 0.0)
-    )
-    wide = np.where(tp * dp * cp <= c.domain, up, out)
-    data = ledger.data_parallel_bytes / wide
-    exposed = np.maximum(data - OVERLAP_SHARE * compute, 0.0)
-    busy = compute + tensor
-    bubble = busy * (pp - 1) / ledger.microbatches
-    step = busy + bubble + exposed
-    nothing = np.zeros_like(step)
-    usable = c.memory_bytes * USABLE_SHARE + nothing
-    held = TrainingHeld(
-        ledger.weight_bytes, ledger.gradient_bytes, ledger.optimizer_bytes, ledger.activation_bytes, ledger.temporary_bytes,
-        nothing, nothing, nothing, nothing, usable, nothing + 1.15,
-    )  # fmt: skip
-    share_recomputed = ledger.recomputed_flops / (ledger.flops + ledger.recomputed_flops)
-    up_share = np.where(tp <= c.domain, 1.0, 0.0)
-    up_data = np.where(tp * dp * cp <= c.domain, 1.0, 0.0)
-    parts = {
-        "compute": compute * (1 - share_recomputed) + nothing, "memory": nothing, "recompute": compute * share_recomputed + nothing,
-        "scale_up_link": tensor * up_share + exposed * up_data + nothing,
-        "scale_out_link": tensor * (1 - up_share) + exposed * (1 - up_data) + nothing,
-        "host_link": nothing, "bubble": bubble + nothing, "optimizer": nothing, "overhead": nothing,
-    }  # fmt: skip
-    devices = tp * pp * dp * cp + nothing
-    flops = ledger.flops * devices
+    c, device = setting.ceilings, setting.machine.device
+    narrow = narrow_of(setting, work)
+    job = lay_out(setting.table, work, narrow)
+    ledger = train_ledger(setting.table, job)
+    found = attained_in_training(device, job.work.framework, narrow, fitted, era)
+    parts, bubble = step_parts(ledger, c, found)
+    shape = work.shape
+
+    def shaped(value: Array) -> Array:
+        flat = np.asarray(value, dtype=float)
+        size = int(np.prod(shape))
+        return np.broadcast_to(flat, size).reshape(shape) if flat.size in {1, size} else flat
+
+    step = shaped(np.asarray(sum(parts.values())))
+    replicas = job.dp * job.microbatches
+    passes = 3.0 if job.work.trainable == "full" else 2.0  # frozen weights have no gradient
+    counted = {name: passes * ledger.flops.under(name) * replicas for name in CONVENTIONS}
+    again = ledger.flops.again * replicas
+    held = training_memory(setting.table, job.work, device_bytes=c.memory_bytes)
     return TrainingTime(
-        ledger, held, usable, step, parts, flops, (ledger.flops + ledger.recomputed_flops) * devices,
-        dict.fromkeys(CONVENTIONS, flops), np.asarray(peak), devices, ledger.tokens, ledger.microbatches, bubble / step,
-        nothing + TRAIN_SPREAD,
+        ledger=ledger, held=held, usable_bytes=held.usable_bytes, step_s=step, parts={name: shaped(value) for name, value in parts.items()},
+        model_flops=shaped(counted["causal"]), hardware_flops=shaped(counted["causal"] + again),
+        flops_by_convention={name: shaped(value) for name, value in counted.items()},
+        peak_flop_per_s=np.asarray(c.flop_per_s[MATH.index(job.wide)]), devices=shaped(job.devices),
+        tokens=shaped(job.seq * job.micro * replicas), microbatches=shaped(job.microbatches), bubble_share=shaped(bubble),
+        moved_bytes=shaped(ledger.moved_bytes), spread=shaped(np.full(1, TRAIN_SPREAD)),
     )  # fmt: skip
