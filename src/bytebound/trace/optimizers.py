@@ -118,38 +118,55 @@ class MuonAndAdamW(torch.optim.Optimizer):
 class Master(torch.optim.Optimizer):
     """16-bit weights with 32-bit gradients and master copies, and an optimizer over the copies (mixed precision as in Megatron).
 
-    Gradients are added to a 32-bit ``main_grad`` as they come and the 16-bit one is freed at once.
+    With ``keep`` in 32 bits gradients are added to a ``main_grad`` as they come and the 16-bit one is freed at once; else they
+    stay in 16 bits and are widened in the step.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], name: str, *, kernel: str, keep: torch.dtype) -> None:
         super().__init__(parameters, {})
-        self.copies = {parameter: torch.nn.Parameter(parameter.detach().float()) for parameter in parameters}
-        self.inner = make_optimizer(name, list(self.copies.values()), kernel=kernel)
-        self.keep = keep
-        for parameter in parameters if keep == torch.float32 else ():
-            parameter.register_post_accumulate_grad_hook(self._collect)  # type: ignore[attr-defined]
+        self.inner: torch.optim.Optimizer | None = None
+        self.named, self.kernel = name, kernel
+        wide = parameters if keep == torch.float32 else ()
+        self.hooks = [parameter.register_post_accumulate_grad_hook(_collect) for parameter in wide]  # type: ignore[attr-defined]
 
-    def _collect(self, parameter: Any) -> None:
-        copy = self.copies[parameter]
-        if copy.grad is None:
-            copy.grad = parameter.grad.float()
-        else:
-            copy.grad.add_(parameter.grad)
-        parameter.grad = None
+    def release(self) -> None:
+        """Stop collecting gradients."""
+        for hook in self.hooks:
+            hook.remove()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # noqa: ARG002 - the base class's signature
         """Update the copies and write the weights from them."""
-        mine = [parameter for group in self.param_groups for parameter in group["params"]]
-        copies = [self.copies[parameter] for parameter in mine]
-        for parameter, copy in zip(mine, copies, strict=True):
-            if parameter.grad is not None:
-                copy.grad = parameter.grad.float()
-        left = set(map(id, copies))
-        for group in self.inner.param_groups:
-            group["params"] = [copy for copy in group["params"] if id(copy) in left]
+        pairs = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient = getattr(parameter, "main_grad", None)
+                gradient = parameter.grad if gradient is None else gradient
+                if gradient is not None:
+                    state = self.state[parameter]
+                    if not state:
+                        state["master"] = parameter.detach().float().requires_grad_()
+                    state["master"].grad = gradient.float()
+                    pairs.append((parameter, state["master"]))
+        if self.inner is None:
+            self.inner = make_optimizer(self.named, [master for _, master in pairs], kernel=self.kernel)
         self.inner.step()
-        self.inner.zero_grad()
-        for parameter, copy in zip(mine, copies, strict=True):
-            parameter.copy_(copy)
-            self.state[parameter]["master"] = copy
+        for parameter, master in pairs:
+            parameter.copy_(master)
+            master.grad = None
+            self.state[parameter].update(self.inner.state[master])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - the base class's signature
+        """Drop gradients of both widths."""
+        super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.main_grad = None
+
+
+def _collect(parameter: Any) -> None:
+    if getattr(parameter, "main_grad", None) is None:
+        parameter.main_grad = parameter.grad.float()
+    else:
+        parameter.main_grad.add_(parameter.grad)
+    parameter.grad = None

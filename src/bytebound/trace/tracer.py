@@ -101,8 +101,9 @@ class Tracer(TorchDispatchMode):
         self.recording.storages[number].died = len(self.recording.events)
 
     def _mark_gradient(self, parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            self._mark(parameter.grad, "gradient", parameter, "grad")
+        for gradient in (parameter.grad, getattr(parameter, "main_grad", None)):  # the latter is Megatron's 32-bit one
+            if gradient is not None:
+                self._mark(gradient, "gradient", parameter, "grad")
 
     def _mark(self, tensor: Tensor, role: str, parameter: Tensor, name: str) -> None:
         number = self.own(tensor)

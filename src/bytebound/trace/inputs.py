@@ -1,0 +1,69 @@
+"""Inputs of a transformers model: what its first argument means, in shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bytebound.errors import RequestError
+
+AUDIO_RATE = 16_000
+"""Samples per second of speech models."""
+
+
+def inputs_of(model: Any, *, batch: int, seq: int) -> dict[str, torch.Tensor]:
+    """Return keyword arguments of one training call, labels among them where the class takes them.
+
+    Args:
+        model: a transformers model (or one wrapped by peft).
+        batch: samples.
+        seq: tokens of text (of both sides for encoder-decoders), samples of a waveform; images and spectrograms have the size of
+            the config.
+
+    Raises:
+        RequestError: the kind of input is not known.
+    """
+    kind = getattr(model, "main_input_name", "input_ids")
+    config = model.config
+    name = (
+        type(getattr(model, "base_model", model)).__name__
+        if not hasattr(model, "get_base_model")
+        else type(model.get_base_model()).__name__
+    )
+    whole = name if hasattr(model, "get_base_model") else type(model).__name__
+    if kind == "input_ids":
+        ids = torch.zeros(batch, seq, dtype=torch.long)
+        if "SequenceClassification" in whole:
+            return {"input_ids": ids, "labels": torch.zeros(batch, dtype=torch.long)}
+        if _takes(model, "labels"):
+            return {"input_ids": ids, "labels": torch.zeros(batch, seq, dtype=torch.long)}
+        return {"input_ids": ids, **({"decoder_input_ids": ids} if _takes(model, "decoder_input_ids") else {})}
+    if kind == "pixel_values":
+        vision = getattr(config, "vision_config", config)
+        size = getattr(vision, "image_size", 224)
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        pixels = torch.zeros(batch, getattr(vision, "num_channels", 3), height, width, dtype=model.dtype)
+        labels = {"labels": torch.zeros(batch, dtype=torch.long)} if _takes(model, "labels") else {}
+        return {"pixel_values": pixels, **labels}
+    if kind == "input_features":
+        frames = 2 * getattr(config, "max_source_positions", 1500)
+        mels = getattr(config, "num_mel_bins", 80)
+        features = torch.zeros(batch, mels, frames, dtype=model.dtype)
+        target = min(seq, getattr(config, "max_target_positions", seq))
+        labels = {"labels": torch.zeros(batch, target, dtype=torch.long)} if _takes(model, "labels") else {}
+        return {"input_features": features, **labels}
+    if kind == "input_values":  # labels of CTC are cut out by value, which shapes cannot follow
+        return {"input_values": torch.zeros(batch, max(seq, AUDIO_RATE // 10), dtype=model.dtype)}
+    raise RequestError(
+        f"{whole} takes {kind}, which a config alone does not shape",
+        place="config",
+        mend="trace it as FILE.py:function with inputs of your own",
+    )
+
+
+def _takes(model: Any, argument: str) -> bool:
+    forward = model.get_base_model().forward if hasattr(model, "get_base_model") else model.forward
+    return argument in forward.__code__.co_varnames[: forward.__code__.co_argcount] or argument in getattr(
+        __import__("inspect").signature(forward), "parameters", {}
+    )
