@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 FUSED_FRAMEWORKS = frozenset({"megatron", "deepspeed", "jax"})
 """Frameworks whose norms, activation functions and rotary embeddings are single kernels that keep their inputs alone."""
 WIDE, HALF = 4.0, 2.0
+FOUR_BIT_INPUT_BYTES = {"litgpt": 4.0}
+"""Bytes per value of the input that a 4-bit product keeps for its backward pass, 2 where not named: bitsandbytes ``MatMul4Bit``
+saves it for frozen weights too. litgpt's are 32-bit copies, one per product: deduced from its QLoRA runs against its LoRA
+runs (litgpt config_hub/finetune/README.md: 23 to 35 s b h per layer more, where 4 bytes per input make 26 to 30)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +201,13 @@ def _product_rows(table: OpTable, work: Train, *, dropout: bool) -> Array:
     tp = np.asarray(work.tp, dtype=float)
     beside = _beside(work)
     expert_rows, expert_width = _expert_tokens(work)
-    entering, inside = _product_bytes(work), _inner_bytes(work)
+    inside = _inner_bytes(work)
     is_expert = p.copies > 1
     active = np.where(is_expert, p.active, 1.0)[extend]
     row = (p.shard == t.ROW)[extend]
     inner = _inner(table)
-    inputs = (p.inputs * _first_reader(table) * inner)[extend]
     share = np.where(is_expert[extend], np.where(row, expert_width, expert_rows), np.where(row, 1 / tp, beside))
-    input_bytes = entering if work.trainable == "full" else _adapter_input_bytes(table, work, entering)[extend]
-    read = input_bytes * inputs * share
+    read = (_kept_per_input(table, work) * p.inputs * inner)[extend] * share
     column = (p.shard == t.COLUMN) & np.array([role in {"mlp", "expert"} for role in p.roles])
     gated = np.array([_is_gated(table, i) for i in range(len(p.names))])
     eager = work.framework not in FUSED_FRAMEWORKS
@@ -217,20 +219,32 @@ def _product_rows(table: OpTable, work: Train, *, dropout: bool) -> Array:
     masks = 0.0
     if dropout:
         masks = (p.outputs * inner * (p.shard == t.ROW))[extend] * beside
-    # a routed copy is kept in front of the experts (their input) and behind them (what the combination weights)
+    if eager:  # what experts make is kept to be weighted; fused kernels weight it before the last product
+        made = made + inside * (p.outputs * is_expert)[extend] * row * expert_rows
     return np.asarray(tokens * (active * (read + made) + routed + masks) * _width(work))
 
 
-def _adapter_input_bytes(table: OpTable, work: Train, entering: float) -> Array:
-    """Return bytes kept per input value of each product when only adapters train, (rows,).
+def _kept_per_input(table: OpTable, work: Train) -> Array:
+    """Return bytes kept per input value of each product, (rows,).
 
-    A frozen product keeps nothing for itself; its adapter keeps its own input, in the adapter's dtype: 32-bit adapters
-    (Hugging Face PEFT over a 16-bit base) keep a 32-bit copy each.
+    Products that read the same tensor keep it once; autocast makes each a 16-bit copy of its own out of a 32-bit one. With
+    adapters a frozen product keeps nothing for itself, and an adapter its own input in its own dtype: Hugging Face PEFT's are
+    32-bit over a 16-bit base (``autocast_adapter_dtype``), so each has its own copy. Traced with torch 2.13, peft 0.18.
     """
+    first, entering = _first_reader(table), _product_bytes(work)
+    merged = np.array([name.count("+") + 1.0 for name in table.products.names])
+    if work.trainable == "full":
+        copied = (
+            (work.precision == "bf16-autocast")
+            & (table.products.inputs == table.hidden)
+            & (table.products.shard != t.ROW)
+        )
+        return np.asarray(entering * np.where(copied, merged, first))
     parts = adapted_parts(table, work.lora_targets)
-    width = WIDE if work.framework == "hf" and work.precision != "bf16" else entering
-    copies = np.where(width > entering, parts, np.minimum(parts, 1.0))
-    return np.asarray(width * copies)
+    kept_inputs = WIDE * parts if work.framework == "hf" else entering * np.minimum(parts, 1.0) * first
+    if work.trainable == "qlora":
+        kept_inputs = kept_inputs + FOUR_BIT_INPUT_BYTES.get(work.framework, HALF) * first
+    return np.asarray(kept_inputs)
 
 
 def _is_gated(table: OpTable, row: int) -> bool:

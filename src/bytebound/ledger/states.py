@@ -24,12 +24,6 @@ WIDE, HALF = 4.0, 2.0
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """QLoRA's base: 4 bits, an 8-bit scale per 64 values and an fp32 scale per 256 of those (double quantization). Source: Dettmers
 et al. 2023 (arXiv 2305.14314) section 3."""
-FP8_COPIES_BYTES = 2.0
-"""Row-wise and column-wise 8-bit copies of a weight that Transformer Engine keeps beside the 16-bit one over the micro-batches of a
-step. Source: Transformer Engine, ``is_first_microbatch`` weight caching; fp8 primer."""
-FP4_COPIES_BYTES = 1.125
-"""The same in NVFP4: two copies of 4 bits and an 8-bit scale per 16 values. Source: Transformer Engine, NVFP4 recipe."""
-
 MASTER_BYTES: Mapping[str, float] = {
     "bf16-mixed": WIDE, "fp16-mixed": WIDE, "fp8-mixed": WIDE, "fp4-mixed": WIDE, "bf16-autocast": 0.0, "bf16": 0.0, "fp32": 0.0,
 }  # fmt: skip
@@ -170,11 +164,11 @@ def state_bytes(table: OpTable, work: Train) -> States:
         over = zero >= stage
         return np.asarray(dense / np.where(over, dense_group, 1.0) + experts / np.where(over, expert_group, 1.0))
 
-    weight, copies = weight_bytes(work), copy_bytes(work)
+    weight = weight_bytes(work)
     rest = count.embedding + count.head + count.small
     if work.trainable != "full":
         base = NF4_BYTES if work.trainable == "qlora" else (WIDE if work.precision == "fp32" else HALF)
-        width = HALF if work.precision == "bf16" else WIDE
+        width = adapter_bytes(work)
         frozen = dealt(count.dense * base + rest * max(base, HALF if base != WIDE else WIDE), count.experts * base, 3)
         adapters = count.adapters
         parameters = frozen + dealt(adapters * width, 0 * adapters, 3)
@@ -183,27 +177,27 @@ def state_bytes(table: OpTable, work: Train) -> States:
         return _placed(work, parameters, gradients, optimizer, adapters)
     master = MASTER_BYTES[work.precision] if work.framework != "fsdp" else 0.0
     gradient = gradient_bytes(work)
-    parameters = (
-        dealt(count.dense * weight + rest * weight, count.experts * weight, 3) + (count.dense + count.experts) * copies
-    )
+    parameters = dealt(count.dense * weight + rest * weight, count.experts * weight, 3)
     gradients = dealt((count.dense + rest) * gradient, count.experts * gradient, 2)
     dense_states, expert_states = _optimizer(work, count, master)
     return _placed(work, parameters, gradients, dealt(dense_states, expert_states, 1), count.total)
 
 
+def adapter_bytes(work: Train) -> float:
+    """Return bytes of one adapter value: 32-bit under Hugging Face PEFT (``autocast_adapter_dtype``), else as the model."""
+    return HALF if work.precision == "bf16" and work.framework != "hf" else WIDE
+
+
 def weight_bytes(work: Train) -> float:
-    """Return bytes of one stored parameter: 4 in fp32, autocast and FSDP's mixed precision (its shards are the masters), else 2."""
+    """Return bytes of one stored parameter: 4 in fp32, autocast and FSDP's mixed precision (its shards are the masters), else 2.
+
+    In fp8 Megatron stores a row-wise and a column-wise 8-bit copy in place of the 16-bit weight (``fp8_param_gather``); torch
+    frameworks cast at every use.
+    """
     wide = work.precision in {"fp32", "bf16-autocast"} or (
         work.framework == "fsdp" and MASTER_BYTES[work.precision] > 0
     )
     return WIDE if wide else HALF
-
-
-def copy_bytes(work: Train) -> float:
-    """Return bytes per matrix parameter of narrow copies kept beside it; torch frameworks cast at every use and keep none."""
-    if work.framework not in {"megatron", "deepspeed"}:
-        return 0.0
-    return {"fp8-mixed": FP8_COPIES_BYTES, "fp4-mixed": FP4_COPIES_BYTES}.get(work.precision, 0.0)
 
 
 def gradient_bytes(work: Train) -> float:
@@ -220,7 +214,8 @@ def moment_bytes(work: Train) -> float:
         return number * (1 + WIDE / BLOCK_8BIT)
     if work.optimizer == "adamw-4bit":
         return number * (0.5 + WIDE / BLOCK_4BIT)
-    half = work.optimizer == "adamw-bf16" or work.precision == "bf16"
+    narrow = weight_bytes(work) if work.trainable == "full" else adapter_bytes(work)
+    half = work.optimizer == "adamw-bf16" or (work.precision == "bf16" and narrow == HALF)
     return number * (HALF if half else WIDE)
 
 

@@ -11,7 +11,15 @@ from bytebound.facts.training_reserves import find_training_reserve
 from bytebound.ledger import table as t
 from bytebound.ledger.activations import FUSED_FRAMEWORKS, kept, local_tokens
 from bytebound.ledger.schedules import in_flight, stage_layers
-from bytebound.ledger.states import HALF, WIDE, count_parameters, gradient_bytes, moment_bytes, state_bytes
+from bytebound.ledger.states import (
+    HALF,
+    WIDE,
+    adapter_bytes,
+    count_parameters,
+    gradient_bytes,
+    moment_bytes,
+    state_bytes,
+)
 from bytebound.ledger.training_plan import microbatches
 
 if TYPE_CHECKING:
@@ -31,12 +39,11 @@ gradients have piled up), the optimizer step."""
 LOSS_CHUNKS = 8
 """Parts the tokens are dealt into by a chunked loss. Source: torchtune ``num_output_chunks``."""
 
-LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 14.0, "fsdp": 12.0, "litgpt": 4.0}
+LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 12.0, "fsdp": 12.0, "litgpt": 4.0}
 """Bytes per token and vocabulary entry alive at the start of the backward pass. megatron: 16-bit logits that the fused cross
 entropy turns into their gradient in place (Transformer Engine ``parallel_cross_entropy``). deepspeed: logits in 16 and in 32
-bits and the softmax (Megatron-DeepSpeed ``vocab_parallel_cross_entropy``). hf: the 32-bit log-softmax and two 32-bit
-gradients, and the 16-bit logits that the returned output holds (traced, torch 2.13). fsdp: torchtitan deletes the logits.
-litgpt: 16-bit logits and log-softmax, the loss worked in chunks of 128 tokens. jax: assumed, logits in both widths."""
+bits and the softmax (Megatron-DeepSpeed ``vocab_parallel_cross_entropy``). hf, fsdp: the 32-bit log-softmax and two 32-bit
+gradients (traced, torch 2.13); code that keeps the model's output alive holds 2 more. litgpt: 16-bit logits and log-softmax, the loss worked in chunks of 128 tokens. jax: assumed, logits in both widths."""
 
 WORKSPACE_BYTES = 2.0 * 32 * 2**20
 """cuBLAS workspaces of torch and of Transformer Engine, handed out by the allocator. Source: PyTorch CUDA notes
@@ -45,8 +52,9 @@ WORKSPACE_BYTES = 2.0 * 32 * 2**20
 UNITS_GATHERED = 2.0
 """FSDP units whole at a time: the one at work and the one fetched ahead. Source: FSDP2 design notes (implicit prefetching)."""
 
-BUCKET_ELEMENTS = 5e8
-"""Elements of DeepSpeed's reduce bucket (ZeRO 1 to 3). Source: DeepSpeed configuration, ``reduce_bucket_size``."""
+BUCKETS, BUCKET_ELEMENTS = 3, 5e8
+"""DeepSpeed's buckets: two to reduce from in turn (``overlap_comm``) and one to gather into, and the elements of each. Source:
+DeepSpeed configuration, ``reduce_bucket_size`` and ``allgather_bucket_size``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +90,17 @@ class Held:
 
     @property
     def low_bytes(self) -> Array:
-        """The low end of the 80 % interval of the total."""
-        return np.asarray(self.allocated_bytes / self.spread + self.reserve_low)
+        """The low end of the 80 % interval of the total; the reserve and what is allocated err independently."""
+        allocated = self.allocated_bytes
+        return np.asarray(
+            self.total_bytes - np.hypot(allocated * (1 - 1 / self.spread), self.reserve - self.reserve_low)
+        )
 
     @property
     def high_bytes(self) -> Array:
         """The high end of the 80 % interval of the total."""
-        return np.asarray(self.allocated_bytes * self.spread + self.reserve_high)
+        allocated = self.allocated_bytes
+        return np.asarray(self.total_bytes + np.hypot(allocated * (self.spread - 1), self.reserve_high - self.reserve))
 
     @property
     def fits(self) -> NDArray[np.bool_]:
@@ -146,9 +158,10 @@ def _moments(table: OpTable, work: Train, states: States, count: Parameters, one
     standing = work.framework in {"megatron", "deepspeed"}
     piled = np.broadcast_to(standing | (microbatches(work) > 1), states.gradients.shape)
     gradients = states.gradients
-    last = np.stack([np.asarray(work.pp) <= 1, np.asarray(work.pp) <= 2, np.ones_like(np.asarray(work.pp)) > 0])
+    pp = np.broadcast_to(np.asarray(work.pp), work.shape)
+    last = np.stack([pp <= 1, pp <= 2, pp >= 1])
     if work.schedule == "zbv":
-        last = np.stack([np.ones_like(np.asarray(work.pp)) > 0] * 3)
+        last = np.ones_like(last)
     gathered, head = _gathered(work, count)
     always = _always(table, work, count)
     loss = np.where(last, _loss(table, work, count), 0.0) + head * last
@@ -177,9 +190,8 @@ def _loss(table: OpTable, work: Train, count: Parameters) -> Array:
     vocabulary = float(np.where([role == "head" for role in p.roles], p.outputs, 0.0).max(initial=0.0))
     sharded = bool((p.shard == t.VOCAB).any())
     tp = np.asarray(work.tp, dtype=float) if sharded else 1.0
-    each = LOSS_BYTES[work.framework] + (HALF if work.precision == "fp32" else 0.0)
     chunks = LOSS_CHUNKS if work.loss == "chunked" else 1
-    logits = each * local_tokens(work) * vocabulary / tp / chunks
+    logits = LOSS_BYTES[work.framework] * local_tokens(work) * vocabulary / tp / chunks
     own = (
         HALF * np.maximum(count.head, vocabulary * table.hidden / tp)
         if work.framework == "megatron"
@@ -219,7 +231,7 @@ def _always(table: OpTable, work: Train, count: Parameters) -> Array:
     zero = np.asarray(work.zero)
     trained = count.total if work.trainable == "full" else count.adapters
     if work.framework == "deepspeed":
-        return np.asarray(standing + np.where(group > 1, np.minimum(BUCKET_ELEMENTS, trained) * HALF, 0.0))
+        return np.asarray(standing + np.where(group > 1, np.minimum(BUCKET_ELEMENTS, trained) * BUCKETS * HALF, 0.0))
     if work.framework in FUSED_FRAMEWORKS:
         return standing
     return np.asarray(standing + np.where((zero == 0) & (group > 1), trained * gradient_bytes(work), 0.0))
@@ -249,5 +261,7 @@ def _step(work: Train, states: States) -> Array:
     if work.optimizer in {"sgd", "sgd-momentum"}:
         return 0.0 * states.optimizer
     width = min(moment_bytes(work) / 2, WIDE) if moment_bytes(work) else WIDE
-    each = states.gradients / gradient_bytes(work) if work.trainable == "full" else states.gradients / WIDE
+    each = (
+        states.gradients / gradient_bytes(work) if work.trainable == "full" else states.gradients / adapter_bytes(work)
+    )
     return np.asarray(each * width)

@@ -79,7 +79,7 @@ def check(work: Train, architecture: Architecture, table: OpTable, devices: Numb
     Args:
         work: the request, resolved or not.
         architecture: the model, for its name.
-        table: its operators. architecture, table: the model.
+        table: its operators.
         devices: how many there are; None: as many as the degrees ask for.
 
     Raises:
