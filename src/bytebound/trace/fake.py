@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -21,9 +22,29 @@ def faked() -> Iterator[None]:
     """
     with (
         mock.patch.object(torch.nn.Module, "_apply", _apply),
+        mock.patch.object(torch.nn.init, "_no_grad_trunc_normal_", _untouched),
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.compiler.set_stance("force_eager"),
     ):
+        yield
+
+
+def _untouched(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """Stand in for an initialisation that draws again until no value is out of bounds."""
+    return tensor
+
+
+@contextmanager
+def unpacked() -> Iterator[None]:
+    """Let transformers take sequences that state no mask as one each, as it finds from their positions' values when they have some.
+
+    On tensors without values it assumes several packed into one, and builds masks that no real run has.
+    """
+    masks = sys.modules.get("transformers.masking_utils")
+    if masks is None or not hasattr(masks, "find_packed_sequence_indices"):
+        yield
+        return
+    with mock.patch.object(masks, "find_packed_sequence_indices", return_value=None):
         yield
 
 

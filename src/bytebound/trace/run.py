@@ -14,7 +14,7 @@ from bytebound.trace import stacks
 from bytebound.trace.answer import Asked, answer, count
 from bytebound.trace.extrapolate import Extrapolation, UnlikeDepthsError, alike, same
 from bytebound.trace.failures import plainly
-from bytebound.trace.fake import faked
+from bytebound.trace.fake import faked, unpacked
 from bytebound.trace.observed import observe
 from bytebound.trace.optimizers import make_optimizer
 from bytebound.trace.tracer import Tracer, tensors_in
@@ -162,7 +162,7 @@ def _run(step: Step, limits: Mapping[str, int] | None, settings: Settings) -> Ob
     with stacks.cut(found, keep, models):
         _settle_optimizers(step, models, on=settings.on, drop=len(every) != sum(map(len, keep)), every=paths)
         tracer.adopt(models)
-        with tracer:
+        with unpacked(), tracer:
             if models:  # else the function builds all it needs: nothing lasts from one call to the next
                 step.run()
                 tracer.begin()
