@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bytebound.documents.audit import Fix, PoolAudit, Starves
     from bytebound.documents.device import Machine
     from bytebound.documents.fleet import Fleet
-    from bytebound.plan.levers import Today
+    from bytebound.plan.case import Today
 
     Array = NDArray[Any]
 
@@ -76,10 +76,11 @@ def describe(s: Studied) -> str:
     if isinstance(work, Train):
         degrees = " ".join(
             f"{name}{value}"
-            for name, value in (("tp", work.tp), ("pp", work.pp), ("dp", work.dp), ("cp", work.cp))
+            for name, value in (("tp", work.tp), ("pp", work.pp), ("dp", work.dp), ("cp", work.cp), ("ep", work.ep))
             if value != 1
         )
-        return f"{device} {degrees or 'one device'} ZeRO-{work.zero} {work.precision} {work.trainable} seq {work.seq}"
+        kept = f"recompute {work.recompute}" + ("" if work.offload == "none" else f" {work.offload} offloaded")
+        return f"{device} {degrees or 'one device'} ZeRO-{work.zero} {work.precision} {work.optimizer} {kept} {work.trainable} seq {work.seq}"
     degrees = " ".join(
         f"{name}{value}"
         for name, value in (("tp", work.tp), ("pp", work.pp), ("dp", work.dp), ("ep", work.ep))
@@ -93,12 +94,10 @@ def _why(s: Studied, limit: int, now: Today) -> str:
     if name == "objective":
         return "no batch meets the latency objective on these devices"
     if name == "capacity":
-        any_device = bool(np.isfinite(s.need[:, 0]).any())
-        return (
-            f"memory holds {now.batch:.0f} sequences per replica and no more"
-            if any_device
-            else "the model does not fit"
-        )
+        held = float(np.isfinite(s.need[:, 0]).mean())
+        if isinstance(s.case.work, Train):
+            return "the job does not fit" if held == 0 else f"the job fits in {held:.0%} of the draws"
+        return f"memory holds {now.batch:.0f} sequences per replica and no more" if held else "the model does not fit"
     if s.workload.kind == "edge" and isinstance(s.case.work, Serve):
         named, goal = s.case.setting.answer(replace(s.case.work, batch=1)), s.case.objective
         promises = {
@@ -126,7 +125,7 @@ def _metrics(s: Studied, now: Today) -> dict[str, Interval]:
         if not bool(timed.fits):
             return {}
         step, rate, mfu = float(timed.step_s), float(timed.tokens_per_s), float(timed.mfu)
-        k = 1.5
+        k = float(timed.spread)
         return {
             "step_s": Interval(step, step / k, step * k),
             "tokens_per_s": Interval(rate, rate / k, rate * k),
@@ -153,23 +152,11 @@ def points(s: Studied) -> tuple[RooflinePoint, ...]:
     bandwidth = float(c.memory_bytes_per_s)
     if isinstance(s.case.work, Train):
         timed = train_time(s.case.setting, s.case.work)
-        ledger = timed.ledger
-        moved = (
-            3.0 * float(ledger.weight_bytes) * float(ledger.microbatches)
-            + 2.0 * float(ledger.activation_bytes) * float(ledger.microbatches)
-            + 2.0 * float(ledger.optimizer_bytes)
-        )
-        flops = float(ledger.flops)
+        flops = float(timed.hardware_flops / timed.devices)
+        moved = float(timed.moved_bytes)
+        reached = flops / float(timed.step_s)
         return (
-            RooflinePoint(
-                s.workload.name,
-                "training step",
-                device,
-                flops / max(moved, 1.0),
-                flops / float(timed.step_s),
-                bandwidth,
-                roof,
-            ),
+            RooflinePoint(s.workload.name, "training step", device, flops / max(moved, 1.0), reached, bandwidth, roof),
         )
     batch = float(
         s.surface.batch[tuple(int(np.abs(np.log(a)).argmin()) for a in (s.axes.context, s.axes.model, s.axes.error))]

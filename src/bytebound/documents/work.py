@@ -189,7 +189,7 @@ def check_range(name: str, value: Number, low: float, high: float, *, whole: boo
     """Raise QuantityError unless every element of ``value`` is a number in [low, high] (and whole)."""
     if type(value) in {int, float} and low <= value <= high and (not whole or value == value // 1):
         return  # one number is the usual case, and a hundred times cheaper to check without an array
-    array = np.asarray(value)
+    array = np.asarray(float(value) if type(value) is int else value)  # numpy holds integers beyond 64 bits as objects
     if array.dtype.kind not in "iuf":
         raise QuantityError(f"{name} must be a number, not {value!r}", place=name)
     if not bool(np.all(np.isfinite(array))):

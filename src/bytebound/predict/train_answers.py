@@ -17,7 +17,7 @@ from bytebound.ledger import training_plan
 from bytebound.predict.energy import drawn
 from bytebound.predict.estimate import model_facts, settle
 from bytebound.predict.train_fit import SURE, fitting
-from bytebound.predict.train_memory import memory
+from bytebound.predict.train_memory import chance_of_fitting, memory
 from bytebound.predict.train_request import requested
 from bytebound.predict.training import train_time
 from bytebound.units import SECONDS_PER_HOUR
@@ -99,8 +99,7 @@ def train_on(setting: Setting, work: Train, assumed: tuple[str, ...] = ()) -> Tr
     work = training_plan.resolve(work, setting.table)
     timed = train_time(setting, work)
     shape = work.shape
-    fits = np.broadcast_to(timed.fits, shape)
-    blank = np.where(fits, 1.0, np.nan)
+    blank = np.where(timed.total_bytes <= timed.usable_bytes, 1.0, np.nan)
 
     def out(value: Array) -> Number:
         whole = np.broadcast_to(value, shape)
@@ -192,16 +191,18 @@ def verdicts(timed: TrainingTime, shape: tuple[int, ...]) -> NDArray[np.str_]:
 def elasticities(setting: Setting, work: Train, timed: TrainingTime) -> dict[str, Array]:
     """Return % change of tokens_per_s per +1 % of each ceiling, by running the step again with it 1 % higher and lower.
 
-    ``memory_capacity`` is 0: a job that fits is not faster on a larger memory until its plan changes. ``overhead`` is minus the
-    share of host time and launches (more is slower).
+    ``memory_capacity`` is 0: a job that fits is not faster on a larger memory until its plan changes. ``overhead`` (more is
+    slower) are the times no ceiling changes, launches, host and latencies: with every rate 1 % up and every such time 1 % down a
+    step is 1 % shorter, so it is what the others leave of 1 (Euler's theorem on homogeneous functions).
     """
-    found = {"memory_capacity": np.zeros(np.shape(timed.step_s)), "overhead": -timed.parts["overhead"] / timed.step_s}
+    found = {"memory_capacity": np.zeros(np.shape(timed.step_s))}
     for name, ceilings in CEILINGS.items():
         more, less = (
             train_time(replace(setting, ceilings=_scaled(setting.ceilings, ceilings, f)), work).step_s
             for f in (1 + NUDGE, 1 - NUDGE)
         )
         found[name] = np.log(less / more) / math.log((1 + NUDGE) / (1 - NUDGE))
+    found["overhead"] = np.minimum(np.asarray(sum(found.values())) - 1.0, 0.0)
     order = (
         "memory_bandwidth",
         "memory_capacity",
@@ -247,13 +248,13 @@ def next_wall(setting: Setting, work: Train, verdict: str) -> NextWall | None:
 def joules_per_token(setting: Setting, timed: TrainingTime) -> Array | None:
     """Return joules per token of all devices, None where board power is not known.
 
-    Power as fitted to inference (``predict.energy``), by the rate of the matrix units and the time memory is busy; that training
-    draws alike at the same use is assumed.
+    Power as fitted to inference (``predict.energy``), by the bandwidth and the matrix rate in use; that training draws
+    alike at the same use is assumed.
     """
     power = setting.machine.device.power_w
     if power is None:
         return None
-    busy = (timed.parts["memory"] + timed.parts["optimizer"]) / timed.step_s
+    busy = timed.moved_bytes / timed.step_s / setting.machine.device.memory_bytes_per_s.value
     return np.asarray(power.value * drawn(busy, timed.hfu) * timed.devices / timed.tokens_per_s)
 
 
@@ -268,6 +269,10 @@ def notes(setting: Setting, work: Train, timed: TrainingTime, assumed: tuple[str
     used, have = int(np.max(timed.devices)), setting.machine.devices
     if used < have:
         found.append(f"{used:,} of {have:,} devices work; raise dp, tp, pp or cp to use them all")
+    if not timed.fits.shape and not timed.fits and timed.total_bytes <= timed.usable_bytes:
+        found.append(
+            f"too tight: it fits with a probability of {float(chance_of_fitting(timed)):.0%}, and 90 % are asked for"
+        )
     if bool(np.any(np.asarray(work.tp) > setting.ceilings.domain)):
         found.append(f"tp is wider than the {int(setting.ceilings.domain)} devices one scale-up link joins")
     return tuple(found)
@@ -276,7 +281,7 @@ def notes(setting: Setting, work: Train, timed: TrainingTime, assumed: tuple[str
 def missing(setting: Setting, timed: TrainingTime, *, stated: bool) -> dict[str, str]:
     """Return what cannot be answered, and why."""
     device, found = setting.machine.device, {}
-    if not bool(np.all(timed.fits)):
+    if bool(np.any(timed.total_bytes > timed.usable_bytes)):
         short = float(np.max(timed.total_bytes - timed.usable_bytes))
         found["step_s"] = f"does not fit: {short / 2**30:.1f} GiB short on the fullest device"
     if setting.machine.usd_per_device_hour is None:

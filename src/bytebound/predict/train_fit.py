@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SURE = 0.9
 """Least probability of fitting that counts as fitting in a search."""
-WORTH = 0.99
+WORTH = 0.98
 """A change, or one more of them, must take at most this share of the time per token to be shown for its speed."""
 SHOWN, PER_STEP = 12, 2
 NUMBERS = ("zero", "micro_batch", "tp", "pp", "dp", "cp", "ep", "recompute_layers")
@@ -202,10 +202,10 @@ def picked(tried: Sequence[Tried], limit: float, sure: float) -> list[tuple[Trie
     """
     cheapest: dict[tuple[Any, ...], tuple[float, int, Tried, int]] = {}
     for one in tried:
-        names = frozenset(name for _, changed in one.taken for name in changed)
+        names, rank = frozenset(name for _, changed in one.taken for name in changed), one.rank
         good = np.flatnonzero((one.chance >= sure) & (one.grid.count + len(names) > 0) & (one.cost < limit * WORTH))
         for at in good[np.argsort(one.cost[good], kind="stable")][::-1]:
-            key = (names, one.rank, int(one.grid.key[at]))
+            key = (names, rank, int(one.grid.key[at]))
             if key not in cheapest or one.cost[at] <= cheapest[key][0]:
                 cheapest[key] = (float(one.cost[at]), len(one.taken) + int(one.grid.count[at]), one, int(at))
     found: list[tuple[Tried, int]] = []

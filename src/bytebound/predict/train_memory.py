@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.documents.training import TrainingMemory
+from bytebound.ledger.training_memory import PEAKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def memory(timed: TrainingTime, shape: tuple[int, ...]) -> TrainingMemory:
 
     low, high = bounds(timed)
     fits, chance = np.broadcast_to(timed.fits, shape), chance_of_fitting(timed)
-    peak = np.broadcast_to(getattr(held, "peak", ""), shape)
+    peak = np.broadcast_to(np.array(PEAKS)[held.peak], shape)
     return TrainingMemory(
         parameters=out(held.parameters), gradients=out(held.gradients), optimizer=out(held.optimizer),
         activations=out(held.activations), temporary=out(held.temporary), reserve=out(held.reserve),
@@ -43,16 +44,12 @@ def memory(timed: TrainingTime, shape: tuple[int, ...]) -> TrainingMemory:
 
 
 def bounds(timed: TrainingTime) -> tuple[Array, Array]:
-    """Return the 80 % interval of the bytes held.
-
-    What formulas miss of the allocated bytes and what the reserve varies by are taken as independent: half-widths add in
-    quadrature.
-    """
-    held, total = timed.held, timed.total_bytes
-    allocated = total - held.reserve
-    below = np.hypot(allocated * (1 - 1 / held.spread), held.reserve - held.reserve_low)
-    above = np.hypot(allocated * (held.spread - 1), held.reserve_high - held.reserve)
-    return np.asarray(total - below), np.asarray(total + above)
+    """Return the 80 % interval of the bytes held: both errors, of the allocated bytes and of the reserve, at their low or high end."""
+    held = timed.held
+    allocated = timed.total_bytes - held.reserve
+    return np.asarray(allocated / held.spread + held.reserve_low), np.asarray(
+        allocated * held.spread + held.reserve_high
+    )
 
 
 def chance_of_fitting(timed: TrainingTime) -> Array:

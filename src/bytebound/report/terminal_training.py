@@ -278,9 +278,11 @@ def _basis(estimate: TrainEstimate) -> list[RenderableType]:
 def training_sentence(estimate: TrainEstimate) -> str:
     """Return the verdict in one sentence."""
     memory = estimate.memory
-    if not bool(first(memory.fits)):
+    if first(memory.total_bytes) > first(memory.usable_bytes):
         short = show_capacity(first(memory.total_bytes) - first(memory.usable_bytes))
         return f"Does not fit: the fullest device is {short} short."
+    if not bool(first(memory.fits)):
+        return f"Too tight: it fits with a probability of {percent(first(memory.probability_fits))}, and 90 % are asked for."
     wall = estimate.next_wall
     after = f"; the next wall is {clean(wall.resource)}, at {clean(wall.at)}" if wall else ""
     money = "" if estimate.usd_per_btok is None else f" at {usd(first(estimate.usd_per_btok.value))} per billion tokens"
