@@ -22,6 +22,7 @@ from bytebound.truth.table import LARGEST_FILE, read_rows
 from bytebound.truth.training_models import architecture_of, shape_of
 from bytebound.truth.training_plans import plan_of
 from bytebound.truth.training_sources import GIB, SOURCES
+from bytebound.truth.training_table import read_training_table, shipped_training_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +67,7 @@ REASONS = (
 """Every reason a row is left out for; a closed set, so that they can be counted."""
 
 RESERVED = re.compile(r"real max reserved ([\d.]+) GiB")
+CORPUS = re.compile(r" ?\((search pages|issues) corpus\)")
 FRAGMENTED = re.compile(r"fragmentation", re.IGNORECASE)
 
 
@@ -125,6 +127,20 @@ def has_training_layout(path: str | Path) -> bool:
     return "citation_locator" in header
 
 
+def read_any_training(path: str | Path) -> tuple[tuple[TrainTruth, ...], Counter[str]]:
+    """Return the rows of a file of either layout, told apart by its header, or of a folder of the public one.
+
+    Raises:
+        DocumentError: the file cannot be read or is of neither layout.
+    """
+    return read_training_corpus(path) if has_training_layout(path) else (read_training_table(path), Counter())
+
+
+def shipped_training_truth() -> tuple[TrainTruth, ...]:
+    """Return the rows that ship with this package, so that ``validate --training`` works without a file."""
+    return shipped_training_table()
+
+
 def _read_file(path: Path) -> tuple[tuple[TrainTruth, ...], Counter[str]]:
     header, found = read_rows(read_bounded(path, LARGEST_FILE), str(path))
     wanted = OUTCOMES if "outcome" in header else MEASURED
@@ -173,7 +189,7 @@ def _rows(cells: Mapping[str, str], practice: Practice, metric: str, value: floa
     _refuse_impossible(plan, metric, value, architecture_of(shape).parameters, device)
     run = f"{practice.key}-{_digest(cells)}"
     row = TrainTruth(
-        id=f"{run}-{metric}", run=run, source=practice.key, locator=cells["citation_locator"], model=shape.model,
+        id=f"{run}-{metric}", run=run, source=practice.key, locator=CORPUS.sub("", cells["citation_locator"]), model=shape.model,
         architecture=architecture_of(shape), device=device, devices=devices_used, metric=metric, value=value,
         work=_train(tuple(sorted(plan.items()))), per_node=per_node,
         basis=practice.basis if metric in {"flop_per_s_per_device", "mfu"} else "", trust=practice.trust,

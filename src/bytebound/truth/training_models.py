@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
+OWN_FAMILIES = ("gpt", "bloom", "llama", "neox", "nemotron", "deepseek-v2")
+"""Families a ``Shape`` of own dimensions may name."""
+
 OWN: Mapping[str, Shape] = {
     "gpt3-5b": Shape("gpt3-5b", "gpt", 24, hidden=4096, heads=32, ffn=16384, vocab=51200, positions=2048),
     "gpt3-20b": Shape("gpt3-20b", "gpt", 44, hidden=6144, heads=48, ffn=24576, vocab=51200, positions=2048),

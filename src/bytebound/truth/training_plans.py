@@ -145,6 +145,7 @@ def _adapters(
     elif practice.key == "litgpt":
         kind = name.rsplit(" ", 1)[-1]
         several = plan["dp"] > 1
+        said += [f"{plan['dp']} devices, as today's configuration file says"] if several else []
         said.append("the longest sample has 512 tokens")
         plan |= {"zero": 3 if several else 0}
         if kind == "full":

@@ -39,6 +39,8 @@ class Practice:
 
 MEGATRON = {"framework": "megatron", "zero": 1, "attention": "flash", "recompute": "none"}
 BEFORE_FLASH = {"attention": "eager", "precision": "fp16-mixed"}
+PERFORMANCE = {**MEGATRON, "gradients": "bf16"}
+"""NVIDIA's performance recipes set ``ddp.grad_reduce_in_fp32`` to False (Megatron-Bridge scripts/performance, NeMo's too)."""
 NO_RECOMPUTE = "nothing recomputed (not stated)"
 
 SOURCES: Mapping[str, Practice] = {
@@ -51,23 +53,23 @@ SOURCES: Mapping[str, Practice] = {
     ),
     # Since 25.09 the TFLOP column counts half of the attention scores and the head, no embedding (recomputed from tokens/s).
     "NVIDIA Megatron-Bridge performance summary": Practice(
-        "megatron-bridge", MEGATRON, basis="causal", uncertain=(NO_RECOMPUTE,)
+        "megatron-bridge", PERFORMANCE, basis="causal", uncertain=(NO_RECOMPUTE,)
     ),
     # "GB" of Bridge's memory report divides by 1e9 (train_utils.report_memory).
     "NVIDIA Megatron-Bridge memory-tuning skill": Practice(
-        "megatron-bridge-memory", MEGATRON, memory_unit=GB, basis="causal",
+        "megatron-bridge-memory", PERFORMANCE, memory_unit=GB, basis="causal",
         uncertain=("that its GB are 1e9 bytes",),
     ),
     "NVIDIA Megatron-Bridge recompute skill": Practice(
-        "megatron-bridge-recompute", MEGATRON, memory_unit=GB, basis="causal",
+        "megatron-bridge-recompute", PERFORMANCE, memory_unit=GB, basis="causal",
         uncertain=("that its GB are 1e9 bytes",),
     ),
     "NVIDIA Megatron-Bridge moe-hardware skill": Practice(
-        "megatron-bridge-moe", MEGATRON, memory_unit=GB, basis="causal",
+        "megatron-bridge-moe", PERFORMANCE, memory_unit=GB, basis="causal",
         uncertain=("that its GB are 1e9 bytes", NO_RECOMPUTE),
     ),
     # 24.07 counts all attention scores (recomputed from tokens/s).
-    "NVIDIA NeMo 24.07 performance summary": Practice("nemo-24.07", MEGATRON, basis="full", uncertain=(NO_RECOMPUTE,)),
+    "NVIDIA NeMo 24.07 performance summary": Practice("nemo-24.07", PERFORMANCE, basis="full", uncertain=(NO_RECOMPUTE,)),
     # Megatron-DeepSpeed of early 2022: fused softmax, no flash attention, no sequence parallelism, every layer checkpointed.
     # Mem is the largest nvidia-smi reading of the first and last node; TFLOP counts 4 x forward, what is recomputed too.
     "bigscience BLOOM-176B tuning log": Practice(
