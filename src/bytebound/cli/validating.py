@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 MOST = 1000
 """Worst rows that may be asked for."""
-Asked = Literal["fit", "leave-one-device-out", "leave-one-model-out", "leave-one-engine-out", "leave-one-generation-out"]  # fmt: skip
+EVERY_KEY = "source,device,family,engine,model,kind,metric,regime"
+Asked = Literal["fit", "leave-one-device-out", "leave-one-model-out", "leave-one-engine-out", "leave-one-generation-out",
+                "leave-one-source-out"]  # fmt: skip
 
 
 def validate(
@@ -35,13 +37,20 @@ def validate(
             help="Measured rows: tables of ours or of the public corpus' layout; the table shipped with bytebound by default.",
         ),
     ] = (),
+    training: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Training runs: step time, memory, what fits. Tables of ours or of the public layout, or a folder of it.",
+        ),
+    ] = False,
     silicon: Annotated[
         bool, Parameter(negative="", help="Also the measurements inside the installed aiconfigurator-core package.")
     ] = False,
     protocol: Annotated[Asked, Parameter(help="What the fit may have seen of the rows it predicts.")] = "fit",
     by: Annotated[
         str, Parameter(help="Group by source, device, family, engine, model, kind, metric, regime: any, with commas.")
-    ] = "source,device,family,engine,model,kind,metric,regime",
+    ] = EVERY_KEY,
     worst: Annotated[int, Parameter(help="Rows furthest off to show, with our best explanation.")] = 20,
     markdown: Annotated[Path | None, Parameter(help="Also write the accuracy page of the documentation.")] = None,
     baseline: Annotated[Path | None, Parameter(help="Compare with the figures committed in this file.")] = None,
@@ -66,14 +75,29 @@ def validate(
 
         bytebound validate --truth mine.csv --truth theirs.csv --json
 
+        bytebound validate --training --protocol leave-one-source-out
+
         bytebound validate --baseline validation/baseline.json --fail-on worse -q
     """
     for path in (html, markdown, save_baseline):
         writable(path)
-    keys = read_by(by)
+    keys = () if training else read_by(by)
     if not 0 <= worst <= MOST:
         raise QuantityError(
             f"{worst} rows are outside 0 … {MOST}", place="--worst", mend="ask for fewer, or use --json"
+        )
+    if training:
+        from bytebound.cli.validating_training import refuse_with_training, validate_training_rows  # noqa: PLC0415
+
+        refuse_with_training({"--silicon": silicon, "--html": html is not None, "--baseline": baseline is not None,
+                              "--save-baseline": save_baseline is not None, "--fail-on": fail_on != "never"})  # fmt: skip
+        asked = "" if by == EVERY_KEY else by
+        return validate_training_rows(
+            truth, protocol=protocol, by=asked, worst=worst, markdown=markdown, json=json, quiet=quiet
+        )
+    if protocol == "leave-one-source-out":
+        raise RequestError(
+            "leave-one-source-out is a protocol of training rows", place="--protocol", mend="add --training"
         )
     if fail_on == "worse" and baseline is None:
         raise RequestError(
