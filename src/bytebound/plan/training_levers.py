@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bytebound.documents.work import Train
 from bytebound.ledger import training_plan
 from bytebound.plan.case import Case, Lever, Refusal, Today
+from bytebound.predict import train_changes as changes
 from bytebound.predict import train_options as options
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def changed_by(case: Case, *choices: Option) -> Case | Refusal:
 
 def split_training(case: Case, name: str, factor: float) -> Case | Refusal:
     """Return a training case with one degree multiplied (or halved), the devices taken from data parallelism."""
-    change = options.degrees(**{name: int(factor)}) if factor > 1 else options.halved(name)
+    change = changes.degrees(**{name: int(factor)}) if factor > 1 else changes.halved(name)
     return changed_by(case, options.Option(name, change, "lossless", options.NONE, options.SPLIT))
 
 
@@ -77,7 +78,10 @@ TRAINING_LEVERS: tuple[Lever, ...] = (
         "drop-recompute", "Keep activations instead of recomputing them", options.NO_RECOMPUTE, options.SELECTIVE_RECOMPUTE, when=FITS,
         why="it does not fit as it is; keeping more activations needs more memory",
     ),
-    lever("shard-states", "Shard gradients and parameters too (the next ZeRO stages)", *options.zero_options()[:0:-1]),
+    lever(
+        "shard-states", "Shard more states over the replicas (the next ZeRO stage)",
+        options.Option("ZeRO", changes.next_zero, "lossless", options.NONE, options.ZERO),
+    ),
     lever(
         "optimizer-offload", "Keep optimizer states in host memory", *options.OFFLOAD[1:], when=SHORT,
         why="it fits without; offloaded states cross the host link in every step",
@@ -86,13 +90,13 @@ TRAINING_LEVERS: tuple[Lever, ...] = (
     lever("fused-optimizer", "Step with one fused optimizer kernel", *options.KERNEL),
     lever("flash-attention", "Keep attention scores on chip", *options.ATTENTION),
     lever("sequence-parallel", "Deal out activations between tensor-parallel regions", *options.SEQUENCE_PARALLEL),
-    lever("context-parallel", "Split sequences over twice as many devices", options.Option("cp", options.degrees(cp=2), "lossless", options.NONE, "Ring Attention, arXiv 2310.01889")),
+    lever("context-parallel", "Split sequences over twice as many devices", options.Option("cp", changes.degrees(cp=2), "lossless", options.NONE, "Ring Attention, arXiv 2310.01889")),
     lever(
-        "smaller-micro-batch", "Halve the micro-batch and accumulate", options.Option("micro-batch", options.micro_batch(0.5), "lossless", options.NONE, options.ACCUMULATION),
+        "smaller-micro-batch", "Halve the micro-batch and accumulate", options.Option("micro-batch", changes.micro_batch(0.5), "lossless", options.NONE, options.ACCUMULATION),
         when=SHORT, why="it fits; smaller products use the matrix units less",
     ),
     lever(
-        "larger-micro-batch", "Double the micro-batch", options.Option("micro-batch", options.micro_batch(2), "lossless", options.NONE, options.ACCUMULATION),
+        "larger-micro-batch", "Double the micro-batch", options.Option("micro-batch", changes.micro_batch(2), "lossless", options.NONE, options.ACCUMULATION),
         when=FITS, why="it does not fit as it is; a larger micro-batch needs more memory",
     ),
     lever("lora", "Train low-rank adapters", options.LORA, kinds=("finetune",)),

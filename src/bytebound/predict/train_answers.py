@@ -266,6 +266,8 @@ def understood(work: Train) -> dict[str, Any]:
 def notes(setting: Setting, work: Train, timed: TrainingTime, assumed: tuple[str, ...]) -> tuple[str, ...]:
     """Return what a reader must know: what was assumed, what lies idle, what is slow on purpose."""
     found = [*assumed, *setting.architecture.notes]
+    if setting.table.kind == "denoiser":
+        found.append("image model: a sequence is the tokens of one image")
     used, have = int(np.max(timed.devices)), setting.machine.devices
     if used < have:
         found.append(f"{used:,} of {have:,} devices work; raise dp, tp, pp or cp to use them all")

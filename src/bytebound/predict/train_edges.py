@@ -11,6 +11,7 @@ import numpy as np
 from bytebound.documents.work import TOKEN_LIMIT
 from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
+from bytebound.predict.train_changes import staged
 from bytebound.predict.train_memory import chance_of_fitting
 from bytebound.predict.training import train_time
 
@@ -75,27 +76,25 @@ def largest(fits: Callable[[Array], Array], low: int, high: int) -> int:
 
 
 def fewest_devices(setting: Setting, work: Train, sure: float) -> int:
-    """Return the fewest devices the job fits on over tp inside a node, pp and dp with ZeRO (0: none up to 16,384)."""
+    """Return the fewest devices the job fits on over tp inside a node, pp, dp and the ZeRO stage (0: none up to 16,384)."""
+    pieces = [
+        (tp, pp)
+        for tp, pp in product(POWERS[:5], POWERS[:7])
+        if tp <= setting.ceilings.domain and possible(setting, work, tp, pp)
+    ]
     shapes = [
-        (tp, pp, dp)
-        for tp, pp, dp in product(POWERS[:5], POWERS[:7], POWERS[:13])
-        if tp <= max(setting.ceilings.domain, 1)
-        and tp * pp * dp * int(work.cp) <= MOST_DEVICES
-        and possible(setting, work, tp, pp)
+        (tp, pp, dp, zero)
+        for (tp, pp), dp, zero in product(pieces, POWERS, {int(work.zero), 3})
+        if tp * pp * dp * int(work.cp) <= MOST_DEVICES and staged(work, zero, pp)
     ]
     if not shapes:
         return 0
-    tp, pp, dp = np.array(shapes).T
-    batch = int(work.micro_batch) * dp * -(-np.asarray(work.global_batch) // (int(work.micro_batch) * dp))
+    tp, pp, dp, zero = np.array(shapes).T
+    replicas = int(work.micro_batch) * dp
     grown = replace(
-        work,
-        tp=tp,
-        pp=pp,
-        dp=dp,
-        ep=np.minimum(int(work.ep), tp * dp * int(work.cp)),
-        global_batch=batch,
-        virtual_stages=1,
-    )
+        work, tp=tp, pp=pp, dp=dp, zero=zero, ep=np.minimum(int(work.ep), tp * dp * int(work.cp)), virtual_stages=1,
+        global_batch=replicas * -(-np.asarray(work.global_batch) // replicas),
+    )  # fmt: skip
     good = likely(setting, grown) >= sure
     used = tp * pp * dp * int(work.cp)
     return int(used[good].min()) if bool(good.any()) else 0

@@ -13,6 +13,7 @@ from bytebound.documents.work import check_range
 from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
 from bytebound.predict import train_options as options
+from bytebound.predict.train_changes import staged
 from bytebound.predict.train_edges import fewest_devices, largest_micro_batch, longest_seq
 from bytebound.predict.train_memory import chance_of_fitting
 from bytebound.predict.training import train_time
@@ -191,6 +192,7 @@ def run(setting: Setting, work: Train, taken: tuple[Pair, ...], grid: Grid) -> T
         timed.devices / timed.tokens_per_s, timed.devices,
     )  # fmt: skip
     columns = [np.array(np.broadcast_to(row, grid.count.shape), dtype=float) for row in rows]
+    columns[3] *= staged(work, grid.numbers["zero"], grid.numbers["pp"])
     columns[3] *= np.asarray(work.global_batch) % (grid.numbers["micro_batch"] * grid.numbers["dp"]) == 0
     return Tried(taken, grid, *columns)
 

@@ -1,28 +1,36 @@
-"""What can be changed about a training job: each option names the fields it sets, or says why it does not apply.
+"""What can be changed about a training job, with what each change risks and where that is published.
 
-``train --fit`` searches them and the audit's levers apply them; what a change gives is found by running the step again.
+``train --fit`` searches these options and the audit's levers apply them; what one gives is found by running the step again.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from bytebound.errors import RequestError
-from bytebound.ledger import training_plan
+from bytebound.predict.train_changes import (
+    adapters,
+    degrees,
+    fused_optimizer,
+    halved,
+    micro_batch,
+    offload,
+    optimizer,
+    precision,
+    recompute,
+    sequence_parallel,
+    setting_of,
+    zero,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from bytebound.documents.work import Train
     from bytebound.predict.estimate import Setting
+    from bytebound.predict.train_changes import Change
 
 QUALITY_ORDER = ("lossless", "near-lossless", "any")
-ADAM_LIKE = ("adamw",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,170 +41,10 @@ class Option:
     """
 
     name: str
-    changes: Callable[[Train, Setting], dict[str, Any] | str]
+    changes: Change
     quality: str
     note: str
     source: str
-
-
-def recompute(kind: str, layers: float = 1.0) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change of what the backward pass computes again; ``layers`` of them for ``full``."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        del setting
-        if work.recompute == kind and (kind != "full" or float(np.asarray(work.recompute_layers)) == layers):
-            return f"recompute already is {kind}"
-        return {"recompute": kind, "recompute_layers": layers} if kind == "full" else {"recompute": kind}
-
-    return changes
-
-
-def optimizer(name: str) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change of optimizer, from AdamW only: another one is part of the recipe."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        del setting
-        return {"optimizer": name} if work.optimizer in ADAM_LIKE else f"the optimizer is {work.optimizer}"
-
-    return changes
-
-
-def precision(name: str) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change of precision; narrow products need hardware for them."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        narrow = name.removesuffix("-mixed")
-        if work.precision == name:
-            return f"the precision already is {name}"
-        if work.precision == "bf16" and name != "bf16":
-            return "states are kept in 16 bits; a mixed precision would widen them"
-        if name == "bf16" and (work.precision == "fp32" or work.trainable != "full"):
-            return (
-                "32-bit training is part of the recipe" if work.precision == "fp32" else "the base is frozen in 16 bits"
-            )
-        if narrow in {"fp8", "fp4"} and narrow not in setting.machine.device.flop_per_s:
-            return f"{setting.machine.device.id} has no {narrow} matrix rate"
-        if narrow in {"fp8", "fp4"} and work.trainable != "full":
-            return "adapters train over 16-bit or 4-bit weights"
-        return {"precision": name}
-
-    return changes
-
-
-def zero(stage: int) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change of ZeRO stage."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        del setting
-        if int(np.max(work.zero)) == stage:
-            return f"ZeRO already is at stage {stage}"
-        if int(np.max(np.asarray(work.dp) * np.asarray(work.cp))) == 1:
-            return "one replica has nothing to shard over"
-        return {"zero": stage}
-
-    return changes
-
-
-def offload(where: str) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change of what lies in host memory or on NVMe."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        if work.offload == where:
-            return "nothing is offloaded" if where == "none" else f"{where} is offloaded already"
-        if where != "none" and setting.machine.device.host_bytes_per_s is None:
-            return f"no host link is known for {setting.machine.device.id}"
-        if where.startswith("optimizer") and work.trainable != "full":
-            return "adapters have next to no optimizer states"
-        return {"offload": where}
-
-    return changes
-
-
-def setting_of(name: str, value: str, already: str) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change that sets one field, refused with ``already`` where it is set."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        del setting
-        return already if getattr(work, name) == value else {name: value}
-
-    return changes
-
-
-def fused_optimizer(work: Train, setting: Setting) -> dict[str, Any] | str:
-    """Return the change to one optimizer kernel per tensor: it needs no copy of the states while it steps."""
-    if training_plan.resolve(work, setting.table).optimizer_kernel != "foreach":
-        return f"the optimizer's kernel is {training_plan.resolve(work, setting.table).optimizer_kernel}"
-    return {"optimizer_kernel": "fused"}
-
-
-def sequence_parallel(work: Train, setting: Setting) -> dict[str, Any] | str:
-    """Return the change that deals activations between tensor-parallel regions out too."""
-    if int(np.max(work.tp)) == 1:
-        return "there is no tensor parallelism"
-    if training_plan.resolve(work, setting.table).sequence_parallel == "on":
-        return "sequence parallelism is on"
-    return {"sequence_parallel": "on"}
-
-
-def micro_batch(factor: float) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change of micro-batch at the same global batch: more or fewer steps are accumulated."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        del setting
-        wanted, dp, batch = int(work.micro_batch) * factor, int(work.dp), int(work.global_batch)
-        if wanted < 1 or wanted != int(wanted):
-            return f"the micro-batch is {int(work.micro_batch)}"
-        if batch % (int(wanted) * dp):
-            return f"{int(wanted)} × dp {dp} does not divide the global batch of {batch}"
-        return {"micro_batch": int(wanted)}
-
-    return changes
-
-
-def degrees(**factors: int) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change that multiplies degrees and takes the devices from data parallelism."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        taken = math.prod(factor for name, factor in factors.items() if name != "ep")
-        dp = int(work.dp)
-        if dp % taken:
-            return f"dp is {dp}: there are no devices to take for {' and '.join(factors)}"
-        wanted = {name: int(getattr(work, name)) * factor for name, factor in factors.items()} | {"dp": dp // taken}
-        if wanted.get("tp", 1) > setting.ceilings.domain:
-            return f"one scale-up link joins {int(setting.ceilings.domain)} devices (rule 9: tensor parallelism across nodes is link-bound)"
-        return _possible(work, wanted, setting)
-
-    return changes
-
-
-def halved(name: str) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change that halves a degree and gives the devices to data parallelism."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        degree = int(getattr(work, name))
-        if degree % 2:
-            return f"{name} is {degree}"
-        return _possible(work, {name: degree // 2, "dp": int(work.dp) * 2}, setting)
-
-    return changes
-
-
-def _possible(work: Train, wanted: dict[str, Any], setting: Setting) -> dict[str, Any] | str:
-    try:
-        training_plan.check(replace(work, **wanted), setting.architecture, setting.table, None)
-    except RequestError as error:
-        return error.message
-    return wanted
-
-
-def adapters(kind: str) -> Callable[[Train, Setting], dict[str, Any] | str]:
-    """Return the change to adapters over frozen weights: another thing is trained."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        del setting
-        return {"trainable": kind} if work.trainable == "full" else f"{work.trainable} adapters are trained already"
-
-    return changes
 
 
 NONE = "none"
@@ -213,7 +61,7 @@ FULL_RECOMPUTE = Option("recompute full", recompute("full"), "lossless", NONE, "
 RECOMPUTE = (NO_RECOMPUTE, SELECTIVE_RECOMPUTE, FULL_RECOMPUTE)
 PARTIAL_RECOMPUTE = tuple(
     Option(
-        f"only in {share:.0%} of the layers",
+        f"recompute only {share:.0%} of the layers",
         recompute("full", share),
         "lossless",
         NONE,
