@@ -83,7 +83,7 @@ def kept(table: OpTable, work: Train, *, dropout: bool = False) -> Kept:
         ],
         axis=0,
     )  # fmt: skip
-    tokens = _main_tokens(table, work)
+    tokens = local_tokens(work)
     wide = _width(work)
     boundary = _stream_bytes(work) * table.hidden * tokens * _beside(work) * wide
     full = np.ones((3, *shape))
@@ -106,7 +106,11 @@ def activation_bytes_per_layer(table: OpTable, work: Train, *, dropout: bool = F
     )
     repeats = table.products.repeat, table.scores.repeat, table.streams.repeat
     extend = (slice(None), *([None] * len(work.shape)))
-    total = sum((row * repeat[extend]).sum(axis=0) for row, repeat in zip(rows, repeats, strict=True))
+    inside = set(table.products.repeat[_inner(table)].tolist())  # the norm in front of the head belongs to no layer
+    total = sum(
+        (row * (repeat * np.isin(repeat, list(inside)))[extend]).sum(axis=0)
+        for row, repeat in zip(rows, repeats, strict=True)
+    )
     return np.asarray(total / table.layers)
 
 
@@ -115,11 +119,6 @@ def local_tokens(work: Train) -> Array:
     values = (np.asarray(v, dtype=float) for v in (work.seq, work.micro_batch, work.cp))
     seq, micro, cp = values
     return np.asarray(np.broadcast_to(seq * micro / cp, work.shape))
-
-
-def _main_tokens(table: OpTable, work: Train) -> Array:
-    del table
-    return local_tokens(work)
 
 
 def _row_tokens(table: OpTable, work: Train, stream: Array) -> Array:
@@ -308,15 +307,25 @@ def _norm_rows(table: OpTable, work: Train) -> Array:
 def _grads(table: OpTable, work: Train) -> Array:
     """Return the gradients alive together in the middle of a layer's backward pass, (*requests).
 
-    The widest product's output gradient and the residual stream's. Fits the 18 s b h of a LLaMA-3 70B layer (4 f/h + 4 - 0).
+    Those of the widest product's output and of the residual stream: 4 f + 4 h bytes per token of a gated layer. Without fused
+    kernels that of the product of gate and up as well (2 f more), and eager attention has one of all scores in 32 bits.
     """
-    p = table.products
-    inner = _inner(table)
+    p, s = table.products, table.scores
     extend = (slice(None), *([None] * len(work.shape)))
     _, expert_width = _expert_tokens(work)
-    share = np.where((p.copies > 1)[extend], expert_width, 1 / np.asarray(work.tp, dtype=float))
-    widest = np.where(p.copies > 1, p.active, 1.0) * p.outputs * inner * (p.shard == t.COLUMN)
-    made = (widest[extend] * share).max(axis=0, initial=0.0)
-    return np.asarray(
-        local_tokens(work) * _inner_bytes(work) * (made + table.hidden * (1 + _beside(work)) / 2) * _width(work)
+    tp = np.asarray(work.tp, dtype=float)
+    size, eager = _inner_bytes(work), work.framework not in FUSED_FRAMEWORKS
+    gated = np.array([_is_gated(table, i) for i in range(len(p.names))])
+    widest = (
+        np.where(p.copies > 1, p.active, 1.0)
+        * p.outputs
+        * _inner(table)
+        * (p.shard == t.COLUMN)
+        * (1 + 0.5 * gated * eager)
     )
+    made = size * (widest[extend] * np.where((p.copies > 1)[extend], expert_width, 1 / tp)).max(axis=0, initial=0.0)
+    scores = 0.0
+    if work.attention == "eager":
+        scores = (WIDE if eager else size) * s.heads.max(initial=0.0) / tp * np.asarray(work.seq, dtype=float)
+    stream = 2 * _stream_bytes(work) * table.hidden * _beside(work)
+    return np.asarray(local_tokens(work) * (made + scores + stream) * _width(work))

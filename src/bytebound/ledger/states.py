@@ -128,7 +128,7 @@ def count_parameters(table: OpTable, work: Train) -> Parameters:
     sides = np.where(column, p.inputs[extend] + made / tp, p.inputs[extend] / tp + made)
     adapters = (np.asarray(work.lora_rank, dtype=float) * adapted * sides * own * held).sum(axis=0)
     rows_columns = merged * p.inputs[extend] + p.outputs[extend]
-    narrow, wide = np.minimum(p.inputs, p.outputs)[extend], np.maximum(p.inputs, p.outputs)[extend]
+    narrow, wide = np.minimum(p.inputs[extend], made), np.maximum(p.inputs[extend], made)
     low = np.minimum(narrow, np.floor(table.hidden / GALORE_RANK))
     whole = np.broadcast_to(stage, (3, *shape))
     full = np.ones((3, *shape))
@@ -137,7 +137,7 @@ def count_parameters(table: OpTable, work: Train) -> Parameters:
         dense=(body - experts).sum(axis=0) * scale * full, experts=experts.sum(axis=0) * scale * full, small=small * full,
         embedding=table_size / tp * here * full, head=head * there * full, adapters=adapters * full,
         factored=np.where(ends[extend], 0.0, rows_columns * share * own * held).sum(axis=0) * full,
-        projected=np.where(ends[extend], 0.0, (low * (narrow + 2 * wide)) * share * own * held).sum(axis=0) * full,
+        projected=np.where(ends[extend], 0.0, merged * low * (narrow + 2 * wide) * share * own * held).sum(axis=0) * full,
         layer=layer * scale * full, products=body * scale,
     )  # fmt: skip
 

@@ -36,8 +36,8 @@ PEAKS = ("loss", "backward", "end of backward", "optimizer step")
 """Moments that can be the fullest: the loss and its gradient, the backward pass of the last layer, that of the first (when
 gradients have piled up), the optimizer step."""
 
-LOSS_CHUNKS = 8
-"""Parts the tokens are dealt into by a chunked loss. Source: torchtune ``num_output_chunks``."""
+LOSS_CHUNK_TOKENS = 1024
+"""Tokens whose logits a chunked loss has alive at a time; torchtune's eight chunks of an 8,192-token sequence."""
 
 LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 12.0, "fsdp": 12.0, "litgpt": 4.0}
 """Bytes per token and vocabulary entry alive at the start of the backward pass. megatron: 16-bit logits that the fused cross
@@ -190,8 +190,9 @@ def _loss(table: OpTable, work: Train, count: Parameters) -> Array:
     vocabulary = float(np.where([role == "head" for role in p.roles], p.outputs, 0.0).max(initial=0.0))
     sharded = bool((p.shard == t.VOCAB).any())
     tp = np.asarray(work.tp, dtype=float) if sharded else 1.0
-    chunks = LOSS_CHUNKS if work.loss == "chunked" else 1
-    logits = LOSS_BYTES[work.framework] * local_tokens(work) * vocabulary / tp / chunks
+    tokens = local_tokens(work)
+    alive = np.minimum(tokens, LOSS_CHUNK_TOKENS) if work.loss == "chunked" else tokens
+    logits = LOSS_BYTES[work.framework] * alive * vocabulary / tp
     own = (
         HALF * np.maximum(count.head, vocabulary * table.hidden / tp)
         if work.framework == "megatron"
@@ -199,7 +200,7 @@ def _loss(table: OpTable, work: Train, count: Parameters) -> Array:
     )
     own = own * (work.trainable == "full") * (vocabulary > 0)
     gathering = (np.asarray(work.tp) > 1) & (work.sequence_parallel == "on")
-    hidden = HALF * local_tokens(work) * table.hidden
+    hidden = HALF * tokens * table.hidden
     return np.asarray(logits + own + np.where(gathering, 2 * hidden, hidden))
 
 

@@ -1,0 +1,177 @@
+"""Memory of the fullest device: measured peaks, exact traces of real code, and what must hold whatever the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytebound.documents.work import FRAMEWORKS, Train
+from bytebound.errors import UnknownNameError
+from bytebound.facts.training_reserves import find_training_reserve
+from bytebound.ledger.table import compile_table
+from bytebound.ledger.training_memory import PEAKS, Held, training_memory
+from bytebound.ledger.training_plan import resolve
+from bytebound.models import read_model
+from bytebound.models.config import read_config
+
+GIB = 2.0**30
+LLAMA_70B = {
+    "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "num_hidden_layers": 12, "vocab_size": 128256, "head_dim": 128,
+}  # fmt: skip
+LLAMA_405B = {
+    "model_type": "llama", "hidden_size": 16384, "intermediate_size": 53248, "num_attention_heads": 128, "num_key_value_heads": 16,
+    "num_hidden_layers": 4, "vocab_size": 128256, "head_dim": 128,
+}  # fmt: skip
+TINY = {
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "num_hidden_layers": 6, "vocab_size": 4096, "head_dim": 64, "tie_word_embeddings": False, "architectures": ["LlamaForCausalLM"],
+}  # fmt: skip
+
+
+def held_by(table, *, device_bytes=8e10, **request):
+    return training_memory(table, resolve(Train(**request), table), device_bytes=device_bytes)
+
+
+@pytest.mark.parametrize(
+    ("config", "plan", "gib"),
+    [
+        (LLAMA_70B, {"pp": 2, "dp": 4, "global_batch": 16}, 66.55),
+        (LLAMA_70B, {"tp": 2, "dp": 4, "global_batch": 16}, 60.68),
+        (LLAMA_70B, {"tp": 8, "global_batch": 4}, 28.29),
+        (LLAMA_70B, {"cp": 8, "seq": 131072, "global_batch": 4}, 147.99),
+        (LLAMA_405B, {"tp": 4, "dp": 2, "global_batch": 8}, 52.89),
+        (LLAMA_405B, {"cp": 8, "seq": 32768, "global_batch": 4}, 139.22),
+    ],
+)
+def test_measured_peaks_of_megatron(config, plan, gib):
+    """Peak allocated bytes on B200 (SimuMax v1.2 real-vs-perf tables): bf16, distributed optimizer, nothing recomputed."""
+    request = {"seq": 4096, "zero": 1, "framework": "megatron", "recompute": "none"} | plan
+    held = held_by(compile_table(read_config(config)), **request)
+    assert float(held.allocated_bytes) == pytest.approx(gib * GIB, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"precision": "bf16"}, {"precision": "fp32"}, {"precision": "bf16", "recompute": "full"}, {"precision": "bf16", "loss": "chunked"},
+        {"precision": "bf16", "attention": "eager", "recompute": "none"}, {"precision": "bf16", "trainable": "lora"},
+        {"precision": "bf16-mixed", "trainable": "lora", "lora_targets": "qv"},
+    ],
+    ids=lambda request: "-".join(map(str, request.values())),
+)  # fmt: skip
+def test_agrees_with_the_trace_of_real_code(request_):
+    """The tracer and the formulas are two opinions on one step; the workspace of a GPU's libraries is in no trace."""
+    hf = pytest.importorskip("bytebound.trace.hf", reason="traces transformers with fake tensors")
+    pytest.importorskip("transformers", reason="the traced code")
+    if request_.get("trainable"):
+        pytest.importorskip("peft", reason="adapters")
+    work = Train(
+        seq=4096,
+        micro_batch=1,
+        global_batch=1,
+        framework="hf",
+        zero=0,
+        recompute_layers=1.0,
+        **({"recompute": "none"} | request_),
+    )
+    traced = hf.trace_model(TINY, work, repeat_kv=True).peak.held
+    table = compile_table(read_config(TINY))
+    held = training_memory(table, resolve(work, table), device_bytes=8e10)
+    workspace = 2 * 32 * 2**20
+    total = sum(
+        getattr(traced, name) for name in ("parameters", "gradients", "optimizer", "activations", "temporaries")
+    )
+    assert float(held.allocated_bytes) - workspace == pytest.approx(total, rel=0.03)
+
+
+def test_optimizer_step_is_the_peak_of_short_sequences_with_foreach():
+    """LLaMA-8B, b1 s2048, all in bf16: foreach AdamW's extra buffer is 15 GiB and makes the step the peak (74.8 GiB); fused
+    AdamW moves it back (survey of peers, traced)."""
+    table = compile_table(read_model("llama-3.1-8b"))
+    request = {
+        "seq": 2048,
+        "micro_batch": 1,
+        "global_batch": 1,
+        "framework": "hf",
+        "precision": "bf16",
+        "zero": 0,
+        "recompute": "none",
+    }
+    foreach = held_by(table, **request)
+    fused = held_by(table, **request, optimizer_kernel="fused")
+    assert PEAKS[int(foreach.peak)] == "optimizer step"
+    assert float(foreach.allocated_bytes) / GIB == pytest.approx(74.8, rel=0.01)
+    assert PEAKS[int(fused.peak)] != "optimizer step"
+    assert float(fused.allocated_bytes) / GIB == pytest.approx(60.9, rel=0.02)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    framework=st.sampled_from(["megatron", "fsdp", "hf", "deepspeed", "litgpt"]), zero=st.integers(0, 3), tp=st.sampled_from([1, 2, 4]),
+    pp=st.sampled_from([1, 2, 4]), dp=st.sampled_from([1, 4]), model=st.sampled_from(["llama-3.1-8b", "mistralai/Mixtral-8x7B-v0.1"]),
+    seq=st.sampled_from([2048, 16384]),
+)  # fmt: skip
+def test_laws(framework, zero, tp, pp, dp, model, seq):
+    """Recomputing, splitting and sharding never add to the peak; every part is finite and none is negative."""
+    table = compile_table(read_model(model))
+    base = {
+        "framework": framework,
+        "zero": zero,
+        "tp": tp,
+        "pp": pp,
+        "dp": dp,
+        "seq": seq,
+        "global_batch": 64,
+        "recompute": "none",
+    }
+    plain = held_by(table, **base)
+    slack = 1 + 1e-9
+    assert held_by(table, **base | {"recompute": "full"}).allocated_bytes <= plain.allocated_bytes * slack
+    assert held_by(table, **base | {"loss": "chunked"}).allocated_bytes <= plain.allocated_bytes * slack
+    assert held_by(table, **base | {"tp": 2 * tp}).allocated_bytes <= plain.allocated_bytes * slack
+    assert held_by(table, **base | {"seq": 2 * seq}).allocated_bytes >= plain.allocated_bytes
+    if dp > 1:
+        assert held_by(table, **base | {"dp": 2 * dp}).allocated_bytes <= plain.allocated_bytes * slack
+    for part in fields(Held):
+        value = getattr(plain, part.name)
+        assert np.isfinite(value).all()
+        assert (value >= 0).all()
+    assert plain.low_bytes <= plain.total_bytes <= plain.high_bytes
+
+
+def test_one_question_is_the_same_inside_an_array():
+    table = compile_table(read_model("mistralai/Mixtral-8x7B-v0.1"))
+    tp, pp, seq = np.array([1, 2, 4, 8]), np.array([1, 2, 4, 2]), np.array([1024, 4096, 8192, 32768])
+    request = {"framework": "megatron", "zero": 1, "dp": 2, "ep": 2, "expert_tp": 1, "global_batch": 32}
+    many = held_by(table, tp=tp, pp=pp, seq=seq, **request)
+    for i in range(4):
+        one = held_by(table, tp=int(tp[i]), pp=int(pp[i]), seq=int(seq[i]), **request)
+        for part in fields(Held):
+            assert getattr(many, part.name)[i] == getattr(one, part.name)
+
+
+def test_fits_asks_the_high_end():
+    table = compile_table(read_model("llama-3.1-8b"))
+    request = {"framework": "hf", "trainable": "lora", "seq": 1024, "global_batch": 1, "zero": 0}
+    held = held_by(table, **request)
+    sizes = np.array([float(held.total_bytes), float(held.high_bytes)]) * (1 + 1e-9)
+    assert held_by(table, device_bytes=sizes, **request).fits.tolist() == [False, True]
+
+
+def test_every_framework_has_a_reserve():
+    for name in FRAMEWORKS:
+        if name == "auto":
+            with pytest.raises(UnknownNameError):
+                find_training_reserve(name)
+            continue
+        reserve = find_training_reserve(name)
+        for low, middle, high in (reserve.fragmentation, reserve.context_bytes, reserve.link_bytes):
+            assert low <= middle <= high
+        assert reserve.source
+        assert 1 <= reserve.fragmentation[0]
+        assert reserve.fragmentation[2] <= reserve.interleaved
