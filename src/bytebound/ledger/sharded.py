@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.ledger.activations import FUSED_FRAMEWORKS
 from bytebound.ledger.sharded_layout import FIRST, lay_out
 from bytebound.ledger.sharded_plan import lay_on, model_parallel_share, on_stage
 from bytebound.ledger.sharded_rules import SEQUENCE
@@ -162,7 +163,8 @@ def _device(trace: Trace, layout: Layout, plan: Plan) -> _Device:
 def _complete_layers(layout: Layout, plan: Plan, each: Array, per_layer: Array) -> Array:
     """Return bytes one complete layer of each stack keeps for one micro-batch, (stacks, 1, requests).
 
-    Full recomputation keeps a layer's input alone; selective recomputation drops attention scores. A trace that does not say how it
+    Under sequence parallelism the gathered input of a region is kept whole where autograd keeps what a product reads (Megatron gathers
+    it again). Full recomputation keeps a layer's input alone; selective recomputation drops attention scores. A trace that does not say how it
     was made keeps what it kept.
     """
     work, had = plan.work, layout.made_with
@@ -174,6 +176,9 @@ def _complete_layers(layout: Layout, plan: Plan, each: Array, per_layer: Array) 
     for number in range(len(layout.stacks)):
         mine = kept & (layout.stack == number)
         result[number] = (per_layer[mine][:, None, None] * each[mine]).sum(axis=0)
+    if work.framework not in FUSED_FRAMEWORKS and plan.together:
+        again = layout.widest * layout.read_width * layout.readers
+        result = result + again[:, None, None] * (1 - plan.beside) * plan.samples / plan.cp
     if work.recompute == "full" and had.get("recompute", "full") != "full":
         width = WIDE if work.precision in {"fp32", "bf16-autocast"} else HALF
         boundary = layout.widest[:, None, None] * width * plan.beside * plan.samples / plan.cp

@@ -14,6 +14,7 @@ from bytebound.ledger.sharded_rules import (
     EXPERTS,
     KEYS_AND_VALUES,
     KV,
+    QUERIES,
     SEQUENCE,
     owner,
     plain_path,
@@ -57,8 +58,9 @@ class Layout:
         along, sampled: whether it grows with the sequence, and with the samples.
         stack: index into ``stacks``, FIRST or LAST.
         moments: candidate peaks, by key of ``Trace.peaks``; ``alive`` copies alive at each, (moments, tensors).
-        widest: elements of the widest boundary between two layers of each stack, (stacks,).
-        kv_heads: heads of keys and values, where shapes tell (0: not).
+        widest: elements of the widest boundary between two layers of each stack, (stacks,); ``read_width`` bytes of one where
+            products read it; ``readers`` regions of a layer that begin with a column product.
+        heads, kv_heads: of queries and of keys and values, where shapes tell (0: not).
         cut: sizes that tensor parallelism divides and the module of each; ``key_paths`` those of keys and values.
         experts: how many experts each expert parameter stacks.
         unclassified: matrices in layers that stay whole on every rank.
@@ -82,6 +84,9 @@ class Layout:
     moments: tuple[str, ...]
     alive: Array
     widest: Array
+    read_width: Array
+    readers: Array
+    heads: int
     kv_heads: int
     cut: tuple[tuple[str, int], ...]
     key_paths: frozenset[str]
@@ -119,6 +124,8 @@ def lay_out(trace: Trace, plan: Mapping[str, str] | None = None) -> Layout:
         plain_path(tensor.module) for tensor in tensors[: inside[0] if inside else 0] if tensor.role == "parameter"
     }
     grows = [_grows(tensor, trace, shapes) if tensor.role not in STATES else (False, False) for tensor in tensors]
+    heads, kv_heads = _heads(tensors, where, int(trace.seq))
+    boundaries = [_boundary(tensors, stack.name, where) for stack in stacks]
     expert = {owner(tensor) for tensor in parameters if EXPERTS.search(owner(tensor))}
     trained = {owner(tensor) for tensor in parameters if tensor.trainable}
     return Layout(
@@ -137,8 +144,11 @@ def lay_out(trace: Trace, plan: Mapping[str, str] | None = None) -> Layout:
         stack=np.array([names.get(tensor.stack, FIRST if plain_path(tensor.module) in before else LAST) for tensor in tensors]),
         moments=moments,
         alive=np.array([[tensor.alive.get(key, 0.0) for tensor in tensors] for key in moments]),
-        widest=np.array([_boundary(tensors, stack.name, where) for stack in stacks]),
-        kv_heads=_kv_heads(tensors, where),
+        widest=np.array([size for size, _ in boundaries]),
+        read_width=np.array([each for _, each in boundaries]),
+        readers=np.array([_readers(parameters, stack.name, where) for stack in stacks], dtype=float),
+        heads=heads,
+        kv_heads=kv_heads,
         cut=tuple((m.path, m.inputs if m.split == ROW else m.outputs) for m in where.matrices.values() if m.split in {COLUMN, ROW}),
         key_paths=frozenset(m.path for m in where.matrices.values() if m.split == COLUMN and KEYS_AND_VALUES.search(m.path)),
         experts=tuple((owner(t), _experts(t, stacks)) for t in parameters if EXPERTS.search(owner(t)) and len(t.shape) > 1),
@@ -219,30 +229,43 @@ def _grows(tensor: TracedTensor, trace: Trace, shapes: frozenset[tuple[int, ...]
     return along, flat or (bool(shape) and samples > 1 and shape[0] == samples) or (along and samples == 1)
 
 
-def _boundary(tensors: tuple[TracedTensor, ...], stack: str, where: Regions) -> float:
-    """Return the elements of what passes from layer to layer: the largest kept tensor as wide as the residual stream."""
-    return max(
-        (
-            float(np.prod(tensor.shape))
-            for tensor in tensors
-            if tensor.stack == stack and tensor.role == "activation" and tensor.shape and tensor.shape[-1] in where.hidden
-            and treatment(tensor, where) == SEQUENCE
-        ),
-        default=0.0,
-    )  # fmt: skip
+def _boundary(tensors: tuple[TracedTensor, ...], stack: str, where: Regions) -> tuple[float, float]:
+    """Return elements of what passes from layer to layer, and bytes of one in the width products read.
+
+    Both are told by kept tensors as wide as the residual stream: the largest, and the narrowest per element.
+    """
+    found = [
+        (float(np.prod(tensor.shape)), tensor.storage_bytes / float(np.prod(tensor.shape)))
+        for tensor in tensors
+        if tensor.stack == stack
+        and tensor.role == "activation"
+        and tensor.shape
+        and tensor.shape[-1] in where.hidden
+        and treatment(tensor, where) == SEQUENCE
+    ]
+    return max((size for size, _ in found), default=0.0), min((each for _, each in found), default=0.0)
 
 
-def _kv_heads(tensors: tuple[TracedTensor, ...], where: Regions) -> int:
-    """Return the heads of keys: a tensor of attention with (heads, width) of the key product's outputs; 0 where none shows."""
-    keys = {m.outputs for m in where.matrices.values() if m.split == COLUMN and KEYS_AND_VALUES.search(m.path)}
-    queries = {m.outputs for m in where.matrices.values() if m.split == COLUMN and not KEYS_AND_VALUES.search(m.path)}
+def _readers(parameters: list[TracedTensor], stack: str, where: Regions) -> int:
+    """Return how many tensor-parallel regions a layer has, experts left out (their input is dealt out already)."""
+    inside = {owner(tensor) for tensor in parameters if tensor.stack == stack}
+    return sum(
+        any(path.startswith(f"{container}.") for path in inside) and EXPERTS.search(container) is None
+        for container in where.containers
+    )
+
+
+def _heads(tensors: tuple[TracedTensor, ...], where: Regions, seq: int) -> tuple[int, int]:
+    """Return the heads of queries and of keys: outputs of their products over a head's width, (0, 0) where no tensor shows it."""
+    columns = [m for m in where.matrices.values() if m.split == COLUMN and len(where.containers)]
+    keys = {m.outputs for m in columns if KEYS_AND_VALUES.search(m.path)}
+    queries = {m.outputs for m in columns if QUERIES.search(m.path)}
     for tensor in tensors:
-        if len(tensor.shape) == 4 and tensor.role not in STATES and keys:
+        if len(tensor.shape) == 4 and tensor.role not in STATES and queries and keys:
             width = tensor.shape[-1]
-            for count in tensor.shape[1:3]:
-                if count * width in keys and not any(count * width == q for q in queries - keys):
-                    return int(count)
-    return 0
+            if any(count != seq and count * width in queries | keys for count in tensor.shape[1:3]):
+                return min(queries) // width, min(keys) // width
+    return 0, 0
 
 
 def _experts(tensor: TracedTensor, stacks: tuple[Stack, ...]) -> int:

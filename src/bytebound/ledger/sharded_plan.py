@@ -130,6 +130,8 @@ def _check_degrees(trace: Trace, layout: Layout, plan: Plan, layers: float) -> N
             f"pp × virtual_stages is {float(chunks.max()):g}, more than the {layers:g} layers of {trace.name}",
             place="pp", mend=f"use at most {max(layers, 1):g}",
         )  # fmt: skip
+    if layout.heads:
+        _divides("tp", plan.tp, layout.heads, f"the {layout.heads} attention heads of {trace.name}")
     for path, width in layout.cut:
         if path in layout.key_paths and layout.kv_heads:
             heads = layout.kv_heads

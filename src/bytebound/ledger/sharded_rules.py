@@ -42,6 +42,7 @@ NAMES = (
 """Ends of the paths of vocabulary, row and column products in Hugging Face, torchtitan, timm and Megatron code."""
 PATTERNS = tuple((split, re.compile(rf"(?:^|\.)(?:{names})$")) for split, names in NAMES)
 KEYS_AND_VALUES = re.compile(r"(?:^|\.)(?:[kv]_proj|key|value|w[kv]|to_[kv]|[kv]_lin)$")
+QUERIES = re.compile(r"(?:^|\.)(?:q_proj|query|wq|to_q|q_lin)$")
 EXPERTS = re.compile(r"(?:^|\.)experts(?:\.|$)")
 ADAPTER = re.compile(r"\.lora_([AB])\b.*$")
 WRAPPERS = re.compile(r"\.base_layer\b|\b(?:base_model\.model|_orig_mod|_checkpoint_wrapped_module)\.")
