@@ -40,7 +40,8 @@ class ModelFlops:
     """Forward FLOPs of one micro-batch of a replica that count as the model's, (requests,).
 
     ``matrices``: all products, ``head`` the output matrix among them; ``causal`` and ``full``: attention with the scores its mask
-    leaves, or with all; ``looked_up``: what the embedding would cost if it multiplied; ``again``: what is recomputed.
+    leaves, or with all; ``looked_up``: what the embedding would cost if it multiplied (a tied one does, as the head);
+    ``again``: what is recomputed.
     """
 
     matrices: Array
@@ -141,6 +142,7 @@ def model_flops(table: OpTable, job: Job) -> ModelFlops:
     )
     head = products[[role == "head" for role in p.roles]].sum(axis=0)
     looked_up = float((x.elements * x.repeat * (x.looked_up > 0) * (x.stream == t.MAIN)).sum())
+    looked_up -= float((p.elements * p.repeat * p.tied).sum())  # a tied head's products are counted already
     selective = job.work.recompute == "selective" and job.work.attention == "eager"
     return ModelFlops(
         matrices, head, causal, full, 2.0 * job.micro * job.seq * looked_up * job.scale**WIDTH_GROWTH_EXPONENT,
