@@ -268,6 +268,8 @@ def notes(setting: Setting, work: Train, timed: TrainingTime, assumed: tuple[str
     found = [*assumed, *setting.architecture.notes]
     if setting.table.kind == "denoiser":
         found.append("image model: a sequence is the tokens of one image")
+    if bool(np.any(timed.total_bytes > timed.usable_bytes)):
+        found.append("it does not fit: times by part and elasticities are those of a device with enough memory")
     used, have = int(np.max(timed.devices)), setting.machine.devices
     if used < have:
         found.append(f"{used:,} of {have:,} devices work; raise dp, tp, pp or cp to use them all")

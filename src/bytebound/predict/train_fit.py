@@ -105,13 +105,15 @@ def fitting(setting: Setting, work: Train, *, sure: float = SURE) -> Fitting:
     held = replace(work, framework=training_plan.resolve(work, setting.table).framework)
     asked = run(setting, held, (), grid_of(held, ()))
     fits = bool(asked.chance[0] >= sure)
-    tried = [*combined(setting, held), *singles(setting, held)]
+    tried = [*combined(setting, held, fits=fits), *singles(setting, held, fits=fits)]
     chosen = picked(tried, float(asked.cost[0]) if fits else np.inf, sure)
     if not chosen and not fits:
         for adapter in (options.LORA, options.QLORA):
             changed = adapter.changes(held, setting)
             if isinstance(changed, dict):
-                chosen += picked(combined(setting, replace(held, **changed), ((adapter, changed),)), np.inf, sure)
+                chosen += picked(
+                    combined(setting, replace(held, **changed), ((adapter, changed),), fits=False), np.inf, sure
+                )
     chosen.sort(key=lambda found: (found[0].rank, float(found[0].cost[found[1]])))
     return Fitting(
         largest_micro_batch=largest_micro_batch(setting, held, sure),
@@ -122,12 +124,16 @@ def fitting(setting: Setting, work: Train, *, sure: float = SURE) -> Fitting:
     )
 
 
-def combined(setting: Setting, work: Train, first: tuple[Pair, ...] = ()) -> list[Tried]:
-    """Return every combination of at most one applicable option per axis, run; ``first`` is taken by all."""
+def combined(setting: Setting, work: Train, first: tuple[Pair, ...] = (), *, fits: bool) -> list[Tried]:
+    """Return every combination of at most one applicable option per axis, run; ``first`` is taken by all.
+
+    What ``fits`` is not offloaded: that the host link hides behind computing is the least certain part of a step.
+    """
+    offload = options.OFFLOAD[:1] if fits else options.OFFLOAD
     whole = [
         [None, *applicable(axis, work, setting)]
         for axis in (
-            options.RECOMPUTE, options.OFFLOAD, options.LOSS, options.KERNEL, options.ATTENTION, options.SEQUENCE_PARALLEL,
+            options.RECOMPUTE, offload, options.LOSS, options.KERNEL, options.ATTENTION, options.SEQUENCE_PARALLEL,
             (options.EIGHT_BIT,),
         )
     ]  # fmt: skip
@@ -145,9 +151,9 @@ def combined(setting: Setting, work: Train, first: tuple[Pair, ...] = ()) -> lis
     return found
 
 
-def singles(setting: Setting, work: Train) -> list[Tried]:
+def singles(setting: Setting, work: Train, *, fits: bool) -> list[Tried]:
     """Return each applicable option that is not combined, alone, run."""
-    alone = (*options.NVME, *options.OTHER_STATES, options.FP8, options.LORA, options.QLORA)
+    alone = (*(() if fits else options.NVME), *options.OTHER_STATES, options.FP8, options.LORA, options.QLORA)
     one = grid_of(work, ())
     return [run(setting, work, (pair,), one) for pair in applicable(alone, work, setting)]
 

@@ -80,9 +80,10 @@ def time_chart(estimate: TrainEstimate) -> Chart:
             ],
         },
     )  # fmt: skip
+    wanting = ", with enough memory" if first(estimate.memory.total_bytes) > first(estimate.memory.usable_bytes) else ""
     return Chart(
         id="time",
-        title=f"Time per step, {show_time(sum(seconds for _, seconds, _ in table))}",
+        title=f"Time per step{wanting}, {show_time(sum(seconds for _, seconds, _ in table))}",
         description="What the time of one step is spent on. Links: time that computing does not hide.",
         spec=spec,
         columns=("part", "time", "share"),
