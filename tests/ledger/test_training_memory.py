@@ -58,9 +58,8 @@ def test_measured_peaks_of_megatron(config, plan, gib):
 @pytest.mark.parametrize(
     "request_",
     [
-        {"precision": "bf16"}, {"precision": "fp32"}, {"precision": "bf16", "recompute": "full"}, {"precision": "bf16", "loss": "chunked"},
+        {"precision": "bf16"}, {"precision": "bf16", "recompute": "full"}, {"precision": "bf16", "loss": "chunked"},
         {"precision": "bf16", "attention": "eager", "recompute": "none"}, {"precision": "bf16", "trainable": "lora"},
-        {"precision": "bf16-mixed", "trainable": "lora", "lora_targets": "qv"},
     ],
     ids=lambda request: "-".join(map(str, request.values())),
 )  # fmt: skip
@@ -90,8 +89,7 @@ def test_agrees_with_the_trace_of_real_code(request_):
 
 
 def test_optimizer_step_is_the_peak_of_short_sequences_with_foreach():
-    """LLaMA-8B, b1 s2048, all in bf16: foreach AdamW's extra buffer is 15 GiB and makes the step the peak (74.8 GiB); fused
-    AdamW moves it back (survey of peers, traced)."""
+    """LLaMA-8B, b1 s2048, all in bf16, as traced: foreach AdamW's extra 15 GiB make the step the peak, fused AdamW moves it back."""
     table = compile_table(read_model("llama-3.1-8b"))
     request = {
         "seq": 2048,
@@ -110,33 +108,26 @@ def test_optimizer_step_is_the_peak_of_short_sequences_with_foreach():
     assert float(fused.allocated_bytes) / GIB == pytest.approx(60.9, rel=0.02)
 
 
+PLANS = st.fixed_dictionaries({
+    "framework": st.sampled_from(["megatron", "fsdp", "hf", "deepspeed", "litgpt"]), "zero": st.integers(0, 3),
+    "tp": st.sampled_from([1, 2, 4]), "pp": st.sampled_from([1, 2, 4]), "dp": st.sampled_from([1, 4]),
+    "seq": st.sampled_from([2048, 16384]), "global_batch": st.just(64), "recompute": st.just("none"),
+})  # fmt: skip
+
+
 @settings(max_examples=25, deadline=None)
-@given(
-    framework=st.sampled_from(["megatron", "fsdp", "hf", "deepspeed", "litgpt"]), zero=st.integers(0, 3), tp=st.sampled_from([1, 2, 4]),
-    pp=st.sampled_from([1, 2, 4]), dp=st.sampled_from([1, 4]), model=st.sampled_from(["llama-3.1-8b", "mistralai/Mixtral-8x7B-v0.1"]),
-    seq=st.sampled_from([2048, 16384]),
-)  # fmt: skip
-def test_laws(framework, zero, tp, pp, dp, model, seq):
+@given(base=PLANS, model=st.sampled_from(["llama-3.1-8b", "mistralai/Mixtral-8x7B-v0.1"]))
+def test_laws(base, model):
     """Recomputing, splitting and sharding never add to the peak; every part is finite and none is negative."""
     table = compile_table(read_model(model))
-    base = {
-        "framework": framework,
-        "zero": zero,
-        "tp": tp,
-        "pp": pp,
-        "dp": dp,
-        "seq": seq,
-        "global_batch": 64,
-        "recompute": "none",
-    }
     plain = held_by(table, **base)
     slack = 1 + 1e-9
     assert held_by(table, **base | {"recompute": "full"}).allocated_bytes <= plain.allocated_bytes * slack
     assert held_by(table, **base | {"loss": "chunked"}).allocated_bytes <= plain.allocated_bytes * slack
-    assert held_by(table, **base | {"tp": 2 * tp}).allocated_bytes <= plain.allocated_bytes * slack
-    assert held_by(table, **base | {"seq": 2 * seq}).allocated_bytes >= plain.allocated_bytes
-    if dp > 1:
-        assert held_by(table, **base | {"dp": 2 * dp}).allocated_bytes <= plain.allocated_bytes * slack
+    assert held_by(table, **base | {"tp": 2 * base["tp"]}).allocated_bytes <= plain.allocated_bytes * slack
+    assert held_by(table, **base | {"seq": 2 * base["seq"]}).allocated_bytes >= plain.allocated_bytes
+    if base["dp"] > 1:
+        assert held_by(table, **base | {"dp": 2 * base["dp"]}).allocated_bytes <= plain.allocated_bytes * slack
     for part in fields(Held):
         value = getattr(plain, part.name)
         assert np.isfinite(value).all()
@@ -149,6 +140,8 @@ def test_one_question_is_the_same_inside_an_array():
     tp, pp, seq = np.array([1, 2, 4, 8]), np.array([1, 2, 4, 2]), np.array([1024, 4096, 8192, 32768])
     request = {"framework": "megatron", "zero": 1, "dp": 2, "ep": 2, "expert_tp": 1, "global_batch": 32}
     many = held_by(table, tp=tp, pp=pp, seq=seq, **request)
+    alone = held_by(table, tp=2, pp=2, seq=seq, **request)  # one degree for all and an array beside it
+    assert alone.allocated_bytes[1] == many.allocated_bytes[1]
     for i in range(4):
         one = held_by(table, tp=int(tp[i]), pp=int(pp[i]), seq=int(seq[i]), **request)
         for part in fields(Held):
@@ -173,5 +166,5 @@ def test_every_framework_has_a_reserve():
         for low, middle, high in (reserve.fragmentation, reserve.context_bytes, reserve.link_bytes):
             assert low <= middle <= high
         assert reserve.source
-        assert 1 <= reserve.fragmentation[0]
+        assert reserve.fragmentation[0] >= 1
         assert reserve.fragmentation[2] <= reserve.interleaved

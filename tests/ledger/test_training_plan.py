@@ -79,9 +79,9 @@ def test_degrees_that_cannot_be_name_the_field_and_the_nearest(llama, fields, de
 def test_experts_must_divide_and_their_devices_too(deepseek):
     table = compile_table(deepseek)
     check(Train(ep=32, dp=64), deepseek, table, 64)
-    with pytest.raises(RequestError, match="ep 48 does not divide the 256 experts.*nearest: 32"):
+    with pytest.raises(RequestError, match=r"ep 48 does not divide the 256 experts.*nearest: 32"):
         check(Train(ep=48, dp=48, global_batch=48), deepseek, table, None)
-    with pytest.raises(RequestError, match="ep × expert_tp is 32.*8 devices of a stage; nearest: 8"):
+    with pytest.raises(RequestError, match=r"ep × expert_tp is 32.*8 devices of a stage; nearest: 8"):
         check(Train(ep=32, dp=8), deepseek, table, None)
 
 

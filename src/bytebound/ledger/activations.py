@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.ledger import table as t
-from bytebound.ledger.schedules import front_layers, rows_held, stage_layers
+from bytebound.ledger.schedules import front_layers, is_last, rows_held, stage_layers
 from bytebound.ledger.states import adapted_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from bytebound.documents.work import Train
@@ -37,7 +39,7 @@ class Kept:
 
     ``layers`` of all layers of the stage, ``layer`` of its largest layer (what recomputation brings back), ``boundary`` the input
     of one layer, ``copies`` 16-bit weights that autocast keeps until the backward pass, ``grads`` the largest
-    gradients alive together inside a layer's backward pass.
+    gradients alive together inside a layer's backward pass, ``outside`` what lies in no layer (the last norm).
     """
 
     layers: Array
@@ -45,6 +47,7 @@ class Kept:
     boundary: Array
     copies: Array
     grads: Array
+    outside: Array
 
 
 def kept(table: OpTable, work: Train, *, dropout: bool = False) -> Kept:
@@ -64,21 +67,20 @@ def kept(table: OpTable, work: Train, *, dropout: bool = False) -> Kept:
         dropout: whether dropout masks are kept (GPT-2, GPT-3 and Megatron's papers train with it).
     """
     shape = work.shape
-    stage = np.broadcast_to(stage_layers(work, table.layers), (3, *shape))
+    extend = (slice(None), *([None] * len(shape)))
+    stage = stage_layers(work, table.layers)
     front = front_layers(table)
-    rows = (
-        _product_rows(table, work, dropout=dropout),
-        _score_rows(table, work, dropout=dropout),
-        _norm_rows(table, work),
+    rows = _all_rows(table, work, dropout=dropout)
+    inside = _in_layers(table)
+    layers = sum(
+        (row[:, None] * rows_held(repeat * inside(repeat), table.layers, stage, front=front)).sum(axis=0)
+        for row, repeat in rows
     )
-    repeats = table.products.repeat, table.scores.repeat, table.streams.repeat
-    held = [rows_held(repeat, table.layers, stage, front=front) for repeat in repeats]
-    layers = sum((row[:, None] * count).sum(axis=0) for row, count in zip(rows, held, strict=True))
-    kinds = sorted({float(r) for r in table.products.repeat[_inner(table)]}) if front else [table.layers]
+    outside = sum((row * (repeat * ~inside(repeat))[extend]).sum(axis=0) for row, repeat in rows)
+    kinds = sorted(set(table.products.repeat[_inner(table)].tolist())) if front else [table.layers]
     layer = np.max(
         [
-            sum((row * (repeat == kind if front else repeat / table.layers)[(slice(None), *([None] * len(shape)))]).sum(axis=0)
-                for row, repeat in zip(rows, repeats, strict=True))
+            sum((row * (repeat == kind if front else repeat * inside(repeat) / table.layers)[extend]).sum(axis=0) for row, repeat in rows)
             for kind in kinds
         ],
         axis=0,
@@ -89,29 +91,36 @@ def kept(table: OpTable, work: Train, *, dropout: bool = False) -> Kept:
     full = np.ones((3, *shape))
     p = table.products
     cast = _inner(table) & (work.precision == "bf16-autocast")
-    matrices = (p.elements * p.copies * cast)[:, *([None] * (1 + len(shape)))] * held[0] / np.asarray(work.tp)
+    held = rows_held(p.repeat, table.layers, stage, front=front)
+    matrices = (p.elements * p.copies * cast)[:, *([None] * (1 + len(shape)))] * held / np.asarray(work.tp)
     return Kept(
         layers=np.asarray(layers) * full, layer=np.asarray(layer) * full, boundary=boundary * full,
         copies=HALF * matrices.sum(axis=0) * np.asarray(work.model_scale) * full,
-        grads=_grads(table, work) * full,
+        grads=_grads(table, work) * full, outside=np.asarray(outside) * is_last(work),
     )  # fmt: skip
 
 
 def activation_bytes_per_layer(table: OpTable, work: Train, *, dropout: bool = False) -> Array:
     """Return the bytes one layer keeps for one micro-batch on one device, the mean over layers, (*requests)."""
-    rows = (
-        _product_rows(table, work, dropout=dropout),
-        _score_rows(table, work, dropout=dropout),
-        _norm_rows(table, work),
-    )
-    repeats = table.products.repeat, table.scores.repeat, table.streams.repeat
     extend = (slice(None), *([None] * len(work.shape)))
-    inside = set(table.products.repeat[_inner(table)].tolist())  # the norm in front of the head belongs to no layer
-    total = sum(
-        (row * (repeat * np.isin(repeat, list(inside)))[extend]).sum(axis=0)
-        for row, repeat in zip(rows, repeats, strict=True)
+    inside = _in_layers(table)
+    rows = _all_rows(table, work, dropout=dropout)
+    return np.asarray(sum((row * (repeat * inside(repeat))[extend]).sum(axis=0) for row, repeat in rows) / table.layers)
+
+
+def _all_rows(table: OpTable, work: Train, *, dropout: bool) -> tuple[tuple[Array, Array], ...]:
+    """Return bytes kept per occurrence and occurrences of products, attention and norms."""
+    return (
+        (_product_rows(table, work, dropout=dropout), table.products.repeat),
+        (_score_rows(table, work, dropout=dropout), table.scores.repeat),
+        (_norm_rows(table, work), table.streams.repeat),
     )
-    return np.asarray(total / table.layers)
+
+
+def _in_layers(table: OpTable) -> Callable[[Array], NDArray[np.bool_]]:
+    """Return which rows lie in layers, by their repeats: the norm in front of the head belongs to none."""
+    known = np.unique(table.products.repeat[_inner(table)])
+    return lambda repeat: np.isin(repeat, known)
 
 
 def local_tokens(work: Train) -> Array:

@@ -39,6 +39,13 @@ def stage_layers(work: Train, layers: float) -> Array:
     return np.stack([ends, np.where(pp > 2, middle, ends), ends])
 
 
+def is_last(work: Train) -> Array:
+    """Return whether the first, second and last stage hold the head, (3, *requests); ZB-V folds it back onto the first."""
+    pp = np.broadcast_to(np.asarray(work.pp), work.shape)
+    folded = np.full_like(pp, work.schedule == "zbv", dtype=bool)
+    return np.stack([(pp <= 1) | folded, (pp <= 2) & ~folded | (pp <= 1), (pp <= 1) | ~folded])
+
+
 def rows_held(repeat: Array, layers: float, stage: Array, *, front: float = 0.0) -> Array:
     """Return how often each row occurs on each stage, (rows, 3, *requests).
 

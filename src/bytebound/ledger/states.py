@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.ledger import table as t
-from bytebound.ledger.schedules import front_layers, rows_held, stage_layers
+from bytebound.ledger.schedules import front_layers, is_last, rows_held, stage_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,8 +95,8 @@ def count_parameters(table: OpTable, work: Train) -> Parameters:
     p, x = table.products, table.streams
     tp, pp, ep = (np.asarray(v, dtype=float) for v in (work.tp, work.pp, work.ep))
     etp = np.maximum(np.asarray(work.expert_tp, dtype=float), 1.0)
-    shape = np.broadcast_shapes(work.shape, ())
-    stage = np.broadcast_to(stage_layers(work, table.layers), (3, *shape))
+    shape = work.shape
+    stage = stage_layers(work, table.layers)
     front = front_layers(table)
     extend = (slice(None), *([None] * (1 + len(shape))))
     held = rows_held(p.repeat, table.layers, stage, front=front)
@@ -109,16 +109,12 @@ def count_parameters(table: OpTable, work: Train) -> Parameters:
     body = np.where(ends[extend], 0.0, each * held)
     experts = np.where(is_expert[extend], body, 0.0)
     scale = np.asarray(work.model_scale, dtype=float)
-    first = np.reshape([1.0, 0.0, 0.0], (3, *([1] * len(shape))))
-    last = np.reshape([0.0, 0.0, 1.0], (3, *([1] * len(shape))))
-    alone = pp <= 1
-    if work.schedule == "zbv":  # the V folds the last chunk back onto the first device
-        last = first
-    here, there = np.where(alone, 1.0, first), np.where(alone, 1.0, last)
+    there = is_last(work)
+    here = np.concatenate([np.ones((1, *shape), dtype=bool), np.broadcast_to(pp <= 1, (2, *shape))])
     looked_up = x.looked_up > 0
     table_size = float((x.elements * x.repeat * looked_up).sum())
     head_matrix = (p.elements * p.repeat * ends)[extend] * share
-    head = np.where((p.tied > 0)[extend], np.where(alone, 0.0, head_matrix), head_matrix).sum(axis=0)
+    head = np.where((p.tied > 0)[extend] & here, 0.0, head_matrix).sum(axis=0)
     small_held = rows_held(x.repeat * (1 - looked_up), table.layers, stage, front=front)
     small = (x.elements[extend] * small_held).sum(axis=0)
     parts = np.array([name.count("+") + 1.0 for name in p.names])
@@ -130,9 +126,8 @@ def count_parameters(table: OpTable, work: Train) -> Parameters:
     rows_columns = merged * p.inputs[extend] + p.outputs[extend]
     narrow, wide = np.minimum(p.inputs[extend], made), np.maximum(p.inputs[extend], made)
     low = np.minimum(narrow, np.floor(table.hidden / GALORE_RANK))
-    whole = np.broadcast_to(stage, (3, *shape))
     full = np.ones((3, *shape))
-    layer = body.sum(axis=0) / np.maximum(whole, 1.0)
+    layer = body.sum(axis=0) / np.maximum(stage, 1.0)
     return Parameters(
         dense=(body - experts).sum(axis=0) * scale * full, experts=experts.sum(axis=0) * scale * full, small=small * full,
         embedding=table_size / tp * here * full, head=head * there * full, adapters=adapters * full,

@@ -10,7 +10,7 @@ import numpy as np
 from bytebound.facts.training_reserves import find_training_reserve
 from bytebound.ledger import table as t
 from bytebound.ledger.activations import FUSED_FRAMEWORKS, kept, local_tokens
-from bytebound.ledger.schedules import in_flight, stage_layers
+from bytebound.ledger.schedules import in_flight, is_last, stage_layers
 from bytebound.ledger.states import (
     HALF,
     WIDE,
@@ -152,16 +152,13 @@ def _moments(table: OpTable, work: Train, states: States, count: Parameters, one
     many = in_flight(work)
     stage = stage_layers(work, table.layers)
     share = np.asarray(work.recompute_layers, dtype=float) * (work.recompute == "full")
-    activations = (one.layers * (1 - share) + one.boundary * stage * share) * many + one.copies
+    activations = (one.layers * (1 - share) + one.boundary * stage * share) * many + one.copies + one.outside
     brought_back = one.layer * (share > 0)
     # buffers that live as long as the run (Megatron, DeepSpeed), else gradients come and go with the backward pass
     standing = work.framework in {"megatron", "deepspeed"}
     piled = np.broadcast_to(standing | (microbatches(work) > 1), states.gradients.shape)
     gradients = states.gradients
-    pp = np.broadcast_to(np.asarray(work.pp), work.shape)
-    last = np.stack([pp <= 1, pp <= 2, pp >= 1])
-    if work.schedule == "zbv":
-        last = np.ones_like(last)
+    last = is_last(work)
     gathered, head = _gathered(work, count)
     always = _always(table, work, count)
     loss = np.where(last, _loss(table, work, count), 0.0) + head * last
