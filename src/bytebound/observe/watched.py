@@ -207,7 +207,13 @@ def timed(rank: WatchedRank, work: Train, machine: Machine) -> WatchedPrediction
 
 def _architecture(rank: WatchedRank) -> Any:
     assert rank.model is not None  # noqa: S101 - request_of refused it otherwise
-    return read_config(rank.model.config, rank.model.name)
+    # a checkpoint stored in another format was widened when it was loaded: what we count is what was trained
+    values = {
+        key: value
+        for key, value in rank.model.config.items()
+        if key != "quantization_config" or "uint8" in rank.model.frozen
+    }
+    return read_config(values, rank.model.name)
 
 
 def _one(value: Any) -> float:

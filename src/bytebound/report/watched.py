@@ -63,9 +63,9 @@ def title_of(rank: WatchedRank) -> str:
 def headline(watched: Watched) -> str:
     """Return the answer in one or two sentences: the peak, how far the best prediction was off, and the step."""
     rank = watched.fullest
-    if rank is None:
-        return f"Nothing was recorded: {clean(watched.missing.get('steps', 'no step was taken'))}."
     said = [f"{clean(watched.why).capitalize()}."] if watched.why else []
+    if rank is None:
+        return " ".join([*said, f"Nothing was recorded: {clean(watched.missing.get('steps', 'no step was taken'))}."])
     if rank.peak is not None:
         held = rank.peak.held
         peak = f"A step held {quantity(held.total, 'B')} at its fullest, in {rank.peak.phase}"
