@@ -116,8 +116,8 @@ class Extrapolation:
                     offset = min(operator - placed.segment.first, here.end - here.first - 1)
                     more = self.base.alive(here.first + offset)
                     less = self.fewer[change.kind].alive(there.first + offset)
-                    for key in {*more, *less}:
-                        counted[key] = counted.get(key, 0.0) + count * (more[key] - less[key])
+                    for key, step in _netted(more, less).items():
+                        counted[key] = counted.get(key, 0.0) + count * step
         return {key: count for key, count in counted.items() if count}
 
     def _place(self, layers: Sequence[Layer]) -> tuple[Placed, ...]:
@@ -207,6 +207,21 @@ class Extrapolation:
             and (self.missing[kind] < self.order[item[0].layer.path]) == before
         ]
         return min(fitting, key=distance, default=None)
+
+
+def _netted(more: Counter[TensorKey], less: Counter[TensorKey]) -> dict[TensorKey, int]:
+    """What one layer adds. Where two depths hold the same tensor made by unlike neighbours, it is the same tensor."""
+    steps = {key: more[key] - less[key] for key in {*more, *less} if more[key] != less[key]}
+    groups: dict[tuple[object, ...], list[TensorKey]] = {}
+    for key in steps:
+        role, name, _, _, op, shape, dtype, size, _ = key
+        groups.setdefault((role, name, op, shape, dtype, size), []).append(key)
+    for keys in groups.values():
+        total = sum(steps[key] for key in keys)
+        if any(steps[key] * total <= 0 for key in keys):
+            owner = max(keys, key=lambda key: (steps[key] * total, str(key)))
+            steps.update({key: total if key == owner else 0 for key in keys})
+    return steps
 
 
 def _pair(base: Observed, other: Observed) -> dict[tuple[int, str, int], tuple[Segment, Segment]]:

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+SMALL = 1024
+"""Elements up to which PyTorch carries the values of a constant along."""
 
 
 @contextmanager
@@ -23,10 +28,23 @@ def faked() -> Iterator[None]:
     with (
         mock.patch.object(torch.nn.Module, "_apply", _apply),
         mock.patch.object(torch.nn.init, "_no_grad_trunc_normal_", _untouched),
+        mock.patch.object(torch, "linspace", _kept(torch.linspace)),
+        mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", SMALL),
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.compiler.set_stance("force_eager"),
     ):
         yield
+
+
+def _kept(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return a factory whose small tensors keep their values beside them: networks read a rate per layer out of one as they are built."""
+
+    def made(*args: Any, **kwargs: Any) -> torch.Tensor:
+        with unset_fake_temporarily():
+            real = factory(*args, **kwargs)
+        return torch.ops.aten.lift_fresh(real)
+
+    return made
 
 
 def _untouched(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

@@ -18,8 +18,6 @@ from bytebound.trace.optimizers import TRACED, Master, make_optimizer
 from bytebound.trace.run import Step, loss_of, trace_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
     from bytebound.documents.trace import Trace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -26,19 +27,14 @@ def inputs_of(model: Any, *, batch: int, seq: int) -> dict[str, torch.Tensor]:
     """
     kind = getattr(model, "main_input_name", "input_ids")
     config = model.config
-    name = (
-        type(getattr(model, "base_model", model)).__name__
-        if not hasattr(model, "get_base_model")
-        else type(model.get_base_model()).__name__
-    )
-    whole = name if hasattr(model, "get_base_model") else type(model).__name__
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = type(inner).__name__
     if kind == "input_ids":
         ids = torch.zeros(batch, seq, dtype=torch.long)
         if "SequenceClassification" in whole:
             return {"input_ids": ids, "labels": torch.zeros(batch, dtype=torch.long)}
-        if _takes(model, "labels"):
-            return {"input_ids": ids, "labels": torch.zeros(batch, seq, dtype=torch.long)}
-        return {"input_ids": ids, **({"decoder_input_ids": ids} if _takes(model, "decoder_input_ids") else {})}
+        given = {"input_ids": ids} | ({"decoder_input_ids": ids.clone()} if _takes(model, "decoder_input_ids") else {})
+        return given | ({"labels": torch.zeros(batch, seq, dtype=torch.long)} if _takes(model, "labels") else {})
     if kind == "pixel_values":
         vision = getattr(config, "vision_config", config)
         size = getattr(vision, "image_size", 224)
@@ -63,7 +59,5 @@ def inputs_of(model: Any, *, batch: int, seq: int) -> dict[str, torch.Tensor]:
 
 
 def _takes(model: Any, argument: str) -> bool:
-    forward = model.get_base_model().forward if hasattr(model, "get_base_model") else model.forward
-    return argument in forward.__code__.co_varnames[: forward.__code__.co_argcount] or argument in getattr(
-        __import__("inspect").signature(forward), "parameters", {}
-    )
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return argument in inspect.signature(inner.forward).parameters

@@ -69,7 +69,7 @@ def flash(
         return out, None
     out = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, causal, False, scale=scaling)[
         0
-    ]  # noqa: SLF001
+    ]
     return out.transpose(1, 2).contiguous(), None
 
 

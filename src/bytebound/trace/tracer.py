@@ -187,7 +187,7 @@ class Tracer(TorchDispatchMode):
                 return self.by_sequence.get(node._sequence_nr(), self.last)  # noqa: SLF001
         return self.last if phase == "backward" else ""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and note what it did."""
         kwargs = kwargs or {}
         if func.namespace == "prim":  # asks a tensor for its device or layout
