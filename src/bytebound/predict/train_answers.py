@@ -81,7 +81,7 @@ def train(
             divide the machine or the model; the message names the field.
 
     Example:
-        >>> answer = train("meta-llama/Llama-3.1-8B", "8x h100-sxm", seq=8192, zero=3)
+        >>> answer = train("meta-llama/Llama-3.1-8B", "8x h100-sxm", seq=8192, recompute="full")
         >>> answer.machine.used, bool(answer.memory.fits)
         (8, True)
     """
