@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -19,6 +20,8 @@ from bytebound.facts.tables import read_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+UNFITTED_SPREAD = 1.5
+"""Factor of the interval without a fitted table (assumed)."""
 COLUMNS = ("scope", "operator", "quantity", "offset", "sd", "rows", "how", "source", "date")
 
 
@@ -40,15 +43,15 @@ STARTS: Mapping[tuple[str, str], Start] = MappingProxyType({
     ("host", "expert_s"): Start(2e-4, 0.8, "assumed: routing on the host, per expert layer and pass"),
     ("host", "step_s"): Start(5e-3, 0.8, "assumed: data, logging and the optimizer's kernels of one step"),
     ("network", "hop_s"): Start(4e-6, 0.7, "assumed: one step of a ring between nodes"),
-    ("network", "growth"): Start(0.008, 0.7, "assumed: the slowest of twice as many devices is 0.8 % slower"),
+    ("network", "growth"): Start(0.005, 0.7, "assumed: the slowest of twice as many devices is 0.5 % slower"),
 })  # fmt: skip
 """Factors and times that no table publishes: their value before fitting. ``edge`` in elements, ``narrow`` the exponent of head width."""
 
 SHARES: Mapping[tuple[str, str], Start] = MappingProxyType({
     ("gemm", "power"): Start(1.0, 0.4, "log-odds per logarithm of watts per FLOP; assumed: clocks fall in proportion to power"),
     ("attention", "portable"): Start(-0.9, 0.4, "FlashAttention-3 (arXiv 2407.08608) figure 5: FlashAttention-2 reaches 0.35 of an H100"),
-    ("narrow", "fp8"): Start(-0.2, 0.4, "assumed: fp8 products reach less of their peak at 700 to 1,200 W"),
-    ("narrow", "fp4"): Start(-0.7, 0.5, "assumed: as fp8, and scales of 16 values"),
+    ("narrow", "fp8"): Start(0.0, 0.5, "assumed: narrow products reach the share of their peak that 16-bit ones reach"),
+    ("narrow", "fp4"): Start(-0.4, 0.5, "assumed: as fp8, and scales of 16 values"),
     ("expert", "share"): Start(-0.7, 0.4, "assumed: grouped products of unequal experts; fused serving kernels reach half of dense ones"),
     ("attention", "backward"): Start(-0.4, 0.3, "FlashAttention-2 (arXiv 2307.08691) figure 6: backward reaches 0.8 of forward"),
     ("tensor", "exposed"): Start(0.8, 0.6, "log-odds of 0.7; assumed"),
@@ -81,6 +84,35 @@ def training_offsets() -> Mapping[Key, Offset]:
         )
         for _, row in read_table("training_shares.csv")
     })  # fmt: skip
+
+
+def spread_key(kind: str) -> Key:
+    """Return where the half-width of a ``kind`` (dense, moe) or its growth (unseen) stands in the table."""
+    return (kind, "step", "log_half_width")
+
+
+def unseen_in(fitted: Mapping[Key, Offset], family: str, framework: str) -> tuple[str, ...]:
+    """Return which of a device's family and a framework no fitted run is of."""
+    keys = {"family": (family, "gemm", "share"), "framework": (f"framework:{framework}", "attention", "share")}
+    return tuple(name for name, key in keys.items() if key not in fitted)
+
+
+@cache
+def training_spread(family: str, framework: str, kind: str) -> float:
+    """Return the factor of the 80 % interval of a step time, either way.
+
+    Args:
+        family: of the device.
+        framework: of the run.
+        kind: ``dense``, or ``moe`` for models of routed experts.
+    """
+    fitted = training_offsets()
+    own = fitted.get(spread_key(kind))
+    if own is None:
+        return UNFITTED_SPREAD
+    grown = fitted.get(spread_key("unseen"))
+    factor = grown.offset if grown and unseen_in(fitted, family, framework) else 1.0
+    return math.exp(own.offset * factor)
 
 
 def format_training_offsets(found: Mapping[Key, Offset]) -> str:

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,11 +19,19 @@ from bytebound.documents.device import Machine
 from bytebound.facts.calibration import Offset
 from bytebound.facts.devices import find_device
 from bytebound.facts.training_shares import SHARES, STARTS
+from bytebound.ledger.ledger import EXPERT
 from bytebound.ledger.training import train_ledger
 from bytebound.ledger.training_job import lay_out
 from bytebound.predict.estimate import settle
 from bytebound.predict.training import narrow_of, step_parts
-from bytebound.predict.training_attained import BY_FAMILY, BY_FRAMEWORK, ERAS, attained_in_training, training_terms
+from bytebound.predict.training_attained import (
+    BY_FAMILY,
+    BY_FRAMEWORK,
+    NEWEST,
+    NEWEST_FROM,
+    attained_in_training,
+    training_terms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,12 +52,17 @@ NOISE = 0.12
 """Log error of a good prediction."""
 ROWS_PER_SOURCE = 20.0
 """Most weight one source may have, in rows."""
-FAMILY_SD, FRAMEWORK_SD, SHARE_SD = 0.4, 0.3, 0.3
+FAMILY_SD, FRAMEWORK_SD, SHARE_SD, ERA_SD = 0.4, 0.3, 0.3, 0.8
+FRAMEWORK_NETWORK_SD = 0.8
 """Prior widths of a family's and a framework's own offset, and of the common one of a published share."""
-STEPS, SETTLED, NUDGE = 8, 3e-3, 1e-3
+STEPS, SETTLED, NUDGE = 8, 1e-2, 1e-3
+STEPS_PER_JACOBIAN = 4
+"""Steps that share one matrix of derivatives; it costs two dozen predictions of every row."""
+HELD = frozenset({("attention", "edge"), ("host", "launch_s")})
+"""Quantities published step times do not tell: they keep their start."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Case:
     """Rows that share a model, a device and the words of their request: their ledger and measured seconds."""
 
@@ -62,6 +76,11 @@ class Case:
     era: str
     measured_s: Array
 
+    @property
+    def kind(self) -> str:
+        """``moe`` for models of routed experts, else ``dense``."""
+        return "moe" if bool((self.ledger.rows.op_class == EXPERT).any()) else "dense"
+
     def predicted_s(self, fitted: Mapping[Key, Offset]) -> Array:
         """Return seconds per step, (rows,)."""
         found = attained_in_training(self.device, self.framework, self.narrow, fitted, self.era)
@@ -69,13 +88,13 @@ class Case:
         return np.asarray(np.broadcast_to(sum(parts.values()), len(self.rows)))
 
 
-RELEASE = re.compile(r"\b(\d\d)\.\d\d(?:\.\d\d)? NeMo Container")
+RELEASE = re.compile(r"\b(\d\d\.\d\d)(?:\.\d\d)? NeMo Container")
 
 
 def era_of(row: TrainTruth) -> str:
-    """Return the era of the framework a run used, where its notes name a container of one of ``ERAS``; else empty."""
+    """Return ``NEWEST`` where the notes of a run name a container of that release or a later one; else empty."""
     found = RELEASE.search(row.notes)
-    return f"20{found[1]}" if found and f"20{found[1]}" in ERAS else ""
+    return NEWEST if found and found[1] >= NEWEST_FROM else ""
 
 
 def one_per_run(rows: Sequence[TrainTruth]) -> tuple[TrainTruth, ...]:
@@ -144,18 +163,24 @@ def prior_sd(key: Key) -> float:
     scope, operator, quantity = key
     own = STARTS.get((operator, quantity)) or SHARES.get((operator, quantity))
     common = own.sd if own else SHARE_SD
-    if scope == "all":
+    if scope.startswith("era:"):
+        return ERA_SD
+    if scope == "all" or scope.startswith("pool:"):
         return common
-    return min(common, FRAMEWORK_SD if scope.startswith("framework:") else FAMILY_SD)
+    if scope.startswith("framework:"):
+        return FRAMEWORK_NETWORK_SD if operator == "scaleout" else FRAMEWORK_SD
+    return FAMILY_SD
 
 
 def keys_of(case: Case) -> tuple[Key, ...]:
     """Return the offsets a case's prediction depends on."""
-    quantities = dict.fromkeys((*STARTS, *SHARES, *BY_FAMILY, *BY_FRAMEWORK))
+    quantities = [key for key in dict.fromkeys((*STARTS, *SHARES, *BY_FAMILY, *BY_FRAMEWORK)) if key not in HELD]
     return tuple(
         key for operator, quantity in quantities
         if operator != "narrow" or quantity == case.narrow
-        for key in training_terms(operator, quantity, case.device.family, case.framework, case.era)
+        for key in training_terms(
+            operator, quantity, family=case.device.family, kind=case.device.kind, framework=case.framework, era=case.era
+        )
     )  # fmt: skip
 
 
@@ -180,16 +205,20 @@ def fit_training(found: Sequence[Case], *, source: str = "", date: str = "") -> 
 
     x = np.zeros(len(keys))
     r = residual(x)
+    jacobian = np.zeros((len(r), len(keys)))
     hessian = np.diag(1 / sds**2)
-    for _ in range(STEPS):
-        jacobian = _jacobian(found, owners, keys, x)
+    for count in range(STEPS):
+        if count % STEPS_PER_JACOBIAN == 0:
+            jacobian = _jacobian(found, owners, keys, x)
         w = weight / (NOISE**2 * np.maximum(np.abs(r) / NOISE, 1.0))
         hessian = (jacobian * w[:, None]).T @ jacobian + np.diag(1 / sds**2)
         step = -np.linalg.solve(hessian, jacobian.T @ (w * r) + x / sds**2)
         step *= min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12))
-        while np.abs(step).max() > SETTLED and cost(residual(x + step), x + step) > cost(r, x):
+        tried = residual(x + step)
+        while np.abs(step).max() > SETTLED and cost(tried, x + step) > cost(r, x):
             step /= 2
-        x, r = x + step, residual(x + step)
+            tried = residual(x + step)
+        x, r = x + step, tried
         if np.abs(step).max() <= SETTLED:
             break
     width = np.sqrt(np.diag(np.linalg.inv(hessian)))
@@ -210,13 +239,23 @@ def _jacobian(found: Sequence[Case], owners: Sequence[tuple[Key, ...]], keys: tu
     told = _offsets(keys, x)
     rows = []
     for case, own in zip(found, owners, strict=True):
-        before = np.log(case.predicted_s(told))
         part = np.zeros((len(case.rows), len(keys)))
-        for key in own:
-            moved = {**told, key: Offset(told[key].offset + NUDGE, 0.0, 0, "", "")}
-            part[:, at[key]] = (np.log(case.predicted_s(moved)) - before) / NUDGE
+        part[:, [at[key] for key in own]] = _slopes(case, own, told) if x.any() else _first_slopes(case)
         rows.append(part)
     return np.concatenate(rows)
+
+
+@lru_cache(maxsize=4096)
+def _first_slopes(case: Case) -> Array:
+    """Return the derivatives before any fit, which every fit starts from."""
+    own = keys_of(case)
+    return _slopes(case, own, _offsets(own, np.zeros(len(own))))
+
+
+def _slopes(case: Case, own: tuple[Key, ...], told: Mapping[Key, Offset]) -> Array:
+    before = np.log(case.predicted_s(told))
+    moved = ({**told, key: Offset(told[key].offset + NUDGE, 0.0, 0, "", "")} for key in own)
+    return np.stack([(np.log(case.predicted_s(one)) - before) / NUDGE for one in moved], axis=1)
 
 
 def source_weights(rows: Sequence[TrainTruth]) -> Array:

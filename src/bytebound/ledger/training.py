@@ -15,6 +15,7 @@ from bytebound.documents.work import Train
 from bytebound.ledger import table as t
 from bytebound.ledger.ledger import CONTEXT, ELEMENTWISE, EXPERT, GEMM, MATH, NONE, Ledger, stack
 from bytebound.ledger.request import KV_GROWTH_EXPONENT, WIDTH_GROWTH_EXPONENT, shard_fraction
+from bytebound.ledger.schedules import bubble_share, stage_layers
 from bytebound.ledger.training_exchanges import exchanges
 from bytebound.ledger.training_job import AGAIN, BACKWARD, FORWARD, WEIGHT_BYTES, lay_out
 from bytebound.ledger.training_passing import optimizer_work, passing_rows
@@ -67,7 +68,8 @@ class TrainingLedger:
         layered: rows of layers, which a pipeline deals out; the others (vocabulary, loss) are on its last stage, (rows,).
         edges: sum of the reciprocal sides of a product as one device multiplies it, (rows, requests).
         flops: forward FLOPs of one micro-batch of a whole replica.
-        layers: of the model.
+        layers: of the model; ``stages`` those of the first, second and last stage, (3, requests); ``bubble`` the schedule's share of
+            waiting with equal stages, (requests,).
         optimizer_bytes, optimizer_flops: of one step on the device with most parameters, (requests,).
         exchanges: what devices tell each other.
     """
@@ -79,6 +81,8 @@ class TrainingLedger:
     edges: Array
     flops: ModelFlops
     layers: float
+    stages: Array
+    bubble: Array
     optimizer_bytes: Array
     optimizer_flops: Array
     exchanges: Exchanges
@@ -107,6 +111,8 @@ def train_ledger(table: OpTable, job: Job) -> TrainingLedger:
     all_edges = np.zeros((count, edges.shape[1]))
     all_edges[:first] = edges
     moved, flops = optimizer_work(table, job)
+    stages = stage_layers(job.work, table.layers).reshape(3, -1)
+    bubble = np.broadcast_to(bubble_share(job.work), job.work.shape).reshape(-1)
     return TrainingLedger(
         job,
         rows,
@@ -115,6 +121,8 @@ def train_ledger(table: OpTable, job: Job) -> TrainingLedger:
         all_edges,
         model_flops(table, job),
         table.layers,
+        stages,
+        bubble,
         moved,
         flops,
         exchanges(table, job),

@@ -138,7 +138,8 @@ def _experts(table: OpTable, job: Job) -> list[_Exchange]:
 
 
 def _pipeline(table: OpTable, job: Job) -> list[_Exchange]:
-    sent = _hidden_bytes(table, job) / (job.tp if job.together else 1.0)
+    # each tensor-parallel device sends its part, which is gathered on the other side (arXiv 2104.04473 section 4.1)
+    sent = _hidden_bytes(table, job) / job.tp
     stage = job.tp * job.dp * job.cp
     # an average stage does 1 / pp of a micro-batch's events, as of everything else over all layers
     hider = STAGE if job.work.schedule == "interleaved" else NOTHING  # Megatron overlaps sends of interleaved chunks

@@ -9,8 +9,8 @@ import numpy as np
 
 from bytebound.documents.training import CONVENTIONS
 from bytebound.errors import PhysicsError
+from bytebound.facts.training_shares import training_spread
 from bytebound.ledger.ledger import CONTEXT, ELEMENTWISE, EXPERT, MATH
-from bytebound.ledger.schedules import bubble_share, stage_layers
 from bytebound.ledger.training import train_ledger
 from bytebound.ledger.training_exchanges import (
     ALL_TO_ALL,
@@ -51,8 +51,6 @@ NARROWER = {"fp4": ("fp4", "fp8"), "fp8": ("fp8",), "": ()}
 """Formats products of layers run in, widest last: a device without fp4 does them in fp8, one without either in 16 bits."""
 WIDEST_HEAD = 256.0
 """Query and value widths together from which attention kernels are at full speed (heads of 128)."""
-TRAIN_SPREAD = 1.3
-"""Half-width factor of the 80 % interval where nothing better is known (assumed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def step_parts(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) -> 
     experts = found.expert_s * _expert_layers(ledger) * (2.0 + job.again)
     mean = (stage + launched + experts + up + out + host) / pp
     uneven = np.maximum(_longest(ledger, once, mean) - mean, 0.0)
-    bubble = bubble_share(job.work).reshape(-1)
+    bubble = ledger.bubble
     waiting = m * uneven + m * mean * bubble / (1 - bubble)
     optimizer = np.hypot(
         ledger.optimizer_bytes / (c.memory_bytes_per_s * found.memory),
@@ -167,7 +165,7 @@ def _longest(ledger: TrainingLedger, once: Passes, mean: Array) -> Array:
     The head is on the last one, which has a layer less where a layer stands for it (``schedules.stage_layers``).
     """
     job = ledger.job
-    first, second, last = (stage.reshape(-1) for stage in stage_layers(job.work, ledger.layers))
+    first, second, last = ledger.stages
     head = once.head.sum(axis=0)
     each = (mean * job.pp - head) / ledger.layers
     return np.asarray(np.maximum(np.maximum(first, second) * each, np.minimum(last, ledger.layers) * each + head))
@@ -336,7 +334,7 @@ def train_time(
         setting: model and machine; only its ceilings' rates are used, not what its serving engine attains.
         work: the request; arrays of any shape broadcast.
         fitted: offsets to use; None: the shipped ones.
-        era: year of an earlier framework; empty: today's.
+        era: of the framework, see ``training_attained``; empty: as most published runs.
 
     Raises:
         PhysicsError: a step came out faster than physics allows (a bug of ours).
@@ -349,6 +347,7 @@ def train_time(
     ledger = train_ledger(setting.table, job)
     found = attained_in_training(device, job.work.framework, narrow, fitted, era)
     parts, bubble = step_parts(ledger, c, found)
+    kind = "moe" if bool((ledger.rows.op_class == EXPERT).any()) else "dense"
     shape = work.shape
 
     def shaped(value: Array) -> Array:
@@ -368,5 +367,5 @@ def train_time(
         flops_by_convention={name: shaped(value) for name, value in counted.items()},
         peak_flop_per_s=np.asarray(c.flop_per_s[MATH.index(job.wide)]), devices=shaped(job.devices),
         tokens=shaped(job.seq * job.micro * replicas), microbatches=shaped(job.microbatches), bubble_share=shaped(bubble),
-        moved_bytes=shaped(ledger.moved_bytes), spread=shaped(np.full(1, TRAIN_SPREAD)),
+        moved_bytes=shaped(ledger.moved_bytes), spread=shaped(np.full(1, training_spread(device.family, job.work.framework, kind))),
     )  # fmt: skip

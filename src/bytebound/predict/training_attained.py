@@ -78,7 +78,7 @@ def attained_in_training(
         framework: of the run (``documents.work.FRAMEWORKS``).
         narrow: ``fp8`` or ``fp4`` where products of layers run in it, else empty.
         fitted: offsets to use; None: the shipped ones.
-        era: year of an earlier framework (``ERAS``); empty: today's.
+        era: ``NEWEST`` for a release from that one on; empty: as most published runs.
     """
     bf16 = device.flop_per_s.get("bf16")
     powered = device.power_w.value / bf16.value / UNTHROTTLED_W_PER_FLOP_S if bf16 and device.power_w else 1.0
@@ -91,9 +91,12 @@ def _shipped(asked: _Asked) -> TrainingAttained:
     return _attained(asked, training_offsets())
 
 
-def training_terms(operator: str, quantity: str, family: str, framework: str, era: str = "") -> tuple[Key, ...]:
+def training_terms(
+    operator: str, quantity: str, *, family: str, kind: str, framework: str, era: str = ""
+) -> tuple[Key, ...]:
     """Return the keys of the offsets that correct one quantity; a key without a fitted row counts 0."""
-    keys = [("all", operator, quantity)]
+    common = efficiency(family, kind).pool if (operator, quantity) == ("gemm", "share") else "all"
+    keys = [(common, operator, quantity)]
     if (operator, quantity) in BY_FAMILY:
         keys.append((family, operator, quantity))
     if (operator, quantity) in BY_FRAMEWORK:
@@ -103,19 +106,14 @@ def training_terms(operator: str, quantity: str, family: str, framework: str, er
     return tuple(keys)
 
 
-BY_FAMILY = frozenset({
-    ("gemm", "share"), ("narrow", "fp8"), ("narrow", "fp4"), ("scaleup", "share"), ("scaleout", "share"),
-})  # fmt: skip
+BY_FAMILY = frozenset({("gemm", "share"), ("narrow", "fp8"), ("narrow", "fp4"), ("scaleout", "share")})
 """Quantities a device family has an offset of its own for."""
-BY_FRAMEWORK = frozenset({
-    ("attention", "share"), ("elementwise", "traffic"), ("host", "launch_s"), ("host", "step_s"), ("tensor", "exposed"),
-    ("network", "growth"),
-})  # fmt: skip
+BY_FRAMEWORK = frozenset({("attention", "share"), ("elementwise", "traffic"), ("scaleout", "share")})
 """Quantities a framework has an offset of its own for."""
 BY_ERA = frozenset({("expert", "share"), ("host", "expert_s"), ("experts", "exposed")})
-"""Quantities that were different in an earlier year: kernels and dispatch of routed experts."""
-ERAS = ("2025",)
-"""Years that have offsets of their own."""
+"""Quantities that differ by release: kernels and dispatch of routed experts."""
+NEWEST_FROM, NEWEST = "26.06", "26.06"
+"""Releases of Megatron-Bridge from this one on do routed experts markedly faster than all that most published runs were made with."""
 
 
 def _attained(asked: _Asked, fitted: Mapping[Key, Offset]) -> TrainingAttained:
@@ -123,7 +121,7 @@ def _attained(asked: _Asked, fitted: Mapping[Key, Offset]) -> TrainingAttained:
     published = efficiency(family, kind)
 
     def offset(operator: str, quantity: str) -> float:
-        keys = training_terms(operator, quantity, family, framework, era)
+        keys = training_terms(operator, quantity, family=family, kind=kind, framework=framework, era=era)
         return sum(fitted[key].offset for key in keys if key in fitted)
 
     def share(odds: float) -> float:
