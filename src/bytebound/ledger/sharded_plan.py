@@ -182,7 +182,7 @@ def model_parallel_share(layout: Layout, plan: Plan) -> Array:
     """
     tp = plan.tp[None]
     beside = plan.beside[None]
-    routed = plan.expert_tp[None] * beside
+    routed = plan.expert_tp[None] * beside if plan.together else np.ones_like(tp)
     kinds = layout.tensor_parallel[:, None]
     state = (layout.category < 3)[:, None]  # parameters, gradients, optimizer
     grows = (layout.along | layout.sampled)[:, None]

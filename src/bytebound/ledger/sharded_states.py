@@ -93,9 +93,9 @@ def stored(trace: Trace, layout: Layout, plan: Plan) -> Stored:
     )
 
 
-def _parameter(tensor: TracedTensor) -> tuple[str, str]:
-    """Return the module and the name of the parameter a tensor is, or is a gradient or state of."""
-    return tensor.module, tensor.name.partition(".")[0]
+def _parameter(tensor: TracedTensor) -> tuple[str, str, str]:
+    """Return stack, module and name of the parameter a tensor is, or is a gradient or state of."""
+    return tensor.stack, tensor.module, tensor.name.partition(".")[0]
 
 
 def _moment(layout: Layout, index: int, work: Train) -> float:
