@@ -24,10 +24,13 @@ class Block(torch.nn.Module):
         self.down = torch.nn.Linear(WIDTH * (4 if wide else 2), WIDTH)
 
     def forward(self, x):
+        """Apply it."""
         return x + self.down(torch.nn.functional.gelu(self.up(x)))
 
 
 class Model(torch.nn.Module):
+    """An embedding, a stack of blocks (``kinds``: which are wide) and a head."""
+
     def __init__(self, kinds):
         super().__init__()
         self.enter = torch.nn.Embedding(50, WIDTH)
@@ -35,6 +38,7 @@ class Model(torch.nn.Module):
         self.leave = torch.nn.Linear(WIDTH, 50)
 
     def forward(self, ids):
+        """Return logits."""
         x = self.enter(ids)
         for layer in self.layers:
             x = layer(x)
@@ -183,7 +187,7 @@ def test_an_operator_without_a_formula_is_named_with_its_bytes():
         (lambda _, x: x[x > 0].sum(), "values of a tensor"),
         (lambda _, x: x.cuda().sum(), "asks for a GPU"),
         (lambda _, x: x.detach().sum(), "no parameter gets a gradient"),
-        (lambda _, x: [][1], "the code raised IndexError: list index out of range"),
+        (lambda _, x: [x].pop(1), "the code raised IndexError: pop index out of range"),
     ],
 )
 def test_what_cannot_be_traced_is_one_sentence_with_a_line(forward, words):

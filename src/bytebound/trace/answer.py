@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -81,7 +82,7 @@ def answer(guess: Extrapolation, asked: Asked, counted: Counted, *, seconds: flo
     """Return the Trace."""
     whole = guess.whole()
     total = whole.held.sum(axis=1)
-    best = _peaks(guess, whole, total)
+    best = _peaks(whole, total)
     tensors = _tensors(guess, whole, best, counted)
     operators = _operators(guess)
     fullest = int(np.argmax(total))
@@ -130,7 +131,7 @@ def _moment(guess: Extrapolation, whole: Whole, moment: int) -> Moment:
     )
 
 
-def _peaks(guess: Extrapolation, whole: Whole, total: npt.NDArray[np.float64]) -> dict[str, int]:
+def _peaks(whole: Whole, total: npt.NDArray[np.float64]) -> dict[str, int]:
     """The fullest moment of each phase, and of each phase in each kind of layer and outside of all."""
     labels = [
         (placed.segment.phase, f"{placed.segment.phase}/{placed.segment.layer.kind if placed.segment.layer else ''}")
@@ -138,7 +139,7 @@ def _peaks(guess: Extrapolation, whole: Whole, total: npt.NDArray[np.float64]) -
     ]
     best: dict[str, int] = {}
     bounds = np.flatnonzero(np.diff(whole.which, prepend=-1, append=-1))
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in pairwise(bounds):
         here = int(first + np.argmax(total[first:end]))
         for label in labels[whole.which[first]]:
             if label not in best or total[here] > total[best[label]]:

@@ -49,8 +49,10 @@ def _sentence(error: Exception) -> tuple[str, str]:
         operator = getattr(error, "func", "")
         return (
             f"the code depends on the values of a tensor ({operator}), and traced tensors have shapes but no values",
-            "take sizes from shapes and leave out nonzero, unique, boolean masks and branches on tensors "
-            "(experts of transformers: experts_implementation='grouped_mm')",
+            (
+                "take sizes from shapes and leave out nonzero, unique, boolean masks and branches on tensors "
+                "(experts of transformers: experts_implementation='grouped_mm')"
+            ),
         )
     if any(words in text for words in NO_GPU):
         return "the code asks for a GPU", "build on the default device: the trace needs no GPU and finds the same bytes"

@@ -437,7 +437,7 @@ def _nothing(*_args: Any, **_named: Any) -> float:
 
 
 def _mm(a: Any, b: Any, *_rest: Any, **_named: Any) -> float:
-    return 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
+    return float(2 * a.shape[0] * a.shape[1] * b.shape[1])
 
 
 def _addmm(_c: Any, a: Any, b: Any, *_rest: Any, **_named: Any) -> float:
@@ -445,7 +445,7 @@ def _addmm(_c: Any, a: Any, b: Any, *_rest: Any, **_named: Any) -> float:
 
 
 def _bmm(a: Any, b: Any, *_rest: Any, **_named: Any) -> float:
-    return 2.0 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2]
+    return float(2 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2])
 
 
 def _baddbmm(_c: Any, a: Any, b: Any, *_rest: Any, **_named: Any) -> float:
@@ -453,17 +453,17 @@ def _baddbmm(_c: Any, a: Any, b: Any, *_rest: Any, **_named: Any) -> float:
 
 
 def _matrix_vector(a: Any, _b: Any, *_rest: Any, **_named: Any) -> float:
-    return 2.0 * a.numel()
+    return float(2 * a.numel())
 
 
 def _grouped(a: Any, b: Any, *_rest: Any, **_named: Any) -> float:
     """Products of ragged groups: every row meets one expert's matrix; backward contracts over the rows."""
     if a.dim() == 2 and b.dim() == 2:
-        return 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
+        return _mm(a, b)
     if a.dim() == 3 and b.dim() == 3:
         return _bmm(a, b)
     rows, inner = a.shape[-2], a.shape[-1]
-    return 2.0 * rows * inner * b.shape[-1]
+    return float(2 * rows * inner * b.shape[-1])
 
 
 def _attention(schema: Any, name: str) -> Callable[..., float]:
@@ -488,7 +488,7 @@ def _attention(schema: Any, name: str) -> Callable[..., float]:
             window=-1 if left is None else left,
         )
         width = over_width * query.shape[-1] + over_value * value.shape[-1]
-        return 2.0 * query.shape[0] * query.shape[heads] * met * width
+        return float(2 * query.shape[0] * query.shape[heads] * met * width)
 
     return counted
 

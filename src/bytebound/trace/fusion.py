@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bytebound.trace.recording import Recording
+    from collections.abc import Sequence
+
+    from bytebound.trace.recording import Event, Recording
 
 BOUNDARIES = frozenset({"gemm", "attention", "conv", "collective", "unknown"})
 
@@ -18,56 +20,60 @@ BOUNDARIES = frozenset({"gemm", "attention", "conv", "collective", "unknown"})
 def fused_bytes(recording: Recording) -> list[float]:
     """Return bytes moved by each operator if all that can fuse does (operators,); a group's bytes lie at its first users."""
     events = recording.events
-    group = list(range(len(events)))
-    level = [0] * len(events)
-
-    def root(item: int) -> int:
-        while group[item] != item:
-            group[item] = group[group[item]]
-            item = group[item]
-        return item
-
-    writer: dict[int, int] = {}
-    readers: dict[int, set[int]] = {}
-    producers: list[list[tuple[int, float, int]]] = []
-    for index, event in enumerate(events):
-        own = event.kind in BOUNDARIES
-        before = [(storage, size, writer.get(storage, -1)) for storage, size in event.reads]
-        before = [
-            (storage, size, made if made >= 0 and events[made].instance == event.instance else -1)
-            for storage, size, made in before
-        ]
-        made_by = [made for _, _, made in before if made >= 0]
-        level[index] = max((level[made] + (events[made].kind in BOUNDARIES) for made in made_by), default=0)
-        if not own:
-            for made in made_by:
-                if events[made].kind not in BOUNDARIES and level[made] == level[index]:
-                    group[root(made)] = root(index)
-        producers.append(before)
-        for storage, _ in event.writes:
-            writer[storage] = index
+    sources, writer = _sources(events)
+    group = _groups(events, sources)
     moved = [0.0] * len(events)
+    elsewhere = [False] * len(events)  # whether another group reads what the operator makes
     seen: set[tuple[int, int, int]] = set()
-    for index, before in enumerate(producers):
-        here = root(index)
-        for storage, size, made in before:
-            if made >= 0:
-                readers.setdefault(made, set()).add(here)
-            if (made < 0 or root(made) != here) and (here, storage, made) not in seen:
+    for index, operands in enumerate(sources):
+        here = group[index]
+        for storage, size, made in operands:
+            outside = made < 0 or group[made] != here
+            if outside and made >= 0:
+                elsewhere[made] = True
+            if outside and (here, storage, made) not in seen:
                 seen.add((here, storage, made))
                 moved[index] += size
-    last = _last_of_instance(recording)
+    last = {event.instance: index + 1 for index, event in enumerate(events)}
     for index, event in enumerate(events):
-        here = root(index)
-        outside = any(reader != here for reader in readers.get(index, ()))
         for storage, size in event.writes:
-            final = writer[storage] == index
             died = recording.storages[storage].died
-            outlives = final and (died is None or died > last[event.instance])
-            if outside or outlives or event.kind in BOUNDARIES:
+            outlives = writer[storage] == index and (died is None or died > last[event.instance])
+            if elsewhere[index] or outlives or event.kind in BOUNDARIES:
                 moved[index] += size
     return moved
 
 
-def _last_of_instance(recording: Recording) -> dict[int, int]:
-    return {event.instance: index + 1 for index, event in enumerate(recording.events)}
+def _sources(events: Sequence[Event]) -> tuple[list[list[tuple[int, float, int]]], dict[int, int]]:
+    """Operands of each operator as (storage, bytes, operator of the same phase that made it, else -1); last writers."""
+    writer: dict[int, int] = {}
+    sources = []
+    for index, event in enumerate(events):
+        operands = []
+        for storage, size in event.reads:
+            made = writer.get(storage, -1)
+            operands.append((storage, size, made if made >= 0 and events[made].instance == event.instance else -1))
+        sources.append(operands)
+        writer.update((storage, index) for storage, _ in event.writes)
+    return sources, writer
+
+
+def _groups(events: Sequence[Event], sources: Sequence[Sequence[tuple[int, float, int]]]) -> list[int]:
+    """One number per operator, equal for those that fuse: joined by data, as many kernels of their own before each."""
+    parent = list(range(len(events)))
+    level = [0] * len(events)
+
+    def root(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for index, (event, operands) in enumerate(zip(events, sources, strict=True)):
+        before = [made for _, _, made in operands if made >= 0]
+        level[index] = max((level[made] + (events[made].kind in BOUNDARIES) for made in before), default=0)
+        if event.kind not in BOUNDARIES:
+            for made in before:
+                if events[made].kind not in BOUNDARIES and level[made] == level[index]:
+                    parent[root(made)] = root(index)
+    return [root(index) for index in range(len(events))]

@@ -115,7 +115,7 @@ def trace_model(
 
         return Step(
             model, run, (optimizer,) if optimizer is not None else (), samples=float(work.micro_batch), seq=float(work.seq),
-            made_with=_made_with(model, work),
+            made_with=_made_with(work),
         )  # fmt: skip
 
     return trace_step(
@@ -206,14 +206,14 @@ def _auto(transformers: Any, config: Any) -> Any:
 
 def _recompute(model: nn.Module, share: float) -> None:
     """Recompute the first ``share`` of the layers in backward."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    model.gradient_checkpointing_enable({"use_reentrant": False})
     switches = [
         module
         for module in model.modules()
         if hasattr(module, "gradient_checkpointing") and not hasattr(module, "config")
     ]
     for module in switches[round(share * len(switches)) :]:
-        module.gradient_checkpointing = False  # type: ignore[assignment]
+        module.gradient_checkpointing = False
 
 
 def _with_adapters(model: nn.Module, work: Train) -> nn.Module:
@@ -223,7 +223,7 @@ def _with_adapters(model: nn.Module, work: Train) -> nn.Module:
         raise RequestError("tracing LoRA needs peft", place="trainable", mend="pip install peft") from error
     wanted = LoraConfig(r=int(work.lora_rank), lora_alpha=16, target_modules=LORA_TARGETS[work.lora_targets])
     try:
-        adapted: nn.Module = get_peft_model(model, wanted)  # type: ignore[arg-type]
+        adapted: nn.Module = get_peft_model(model, wanted)
     except ValueError as error:
         raise RequestError(
             f"peft finds no layers for adapters: {error}", place="lora_targets", mend="use lora_targets='all'"
@@ -258,7 +258,7 @@ def _chunked_loss(model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
     return result
 
 
-def _made_with(model: Any, work: Train) -> dict[str, str]:
+def _made_with(work: Train) -> dict[str, str]:
     return {
         "precision": work.precision,
         "optimizer": work.optimizer,
@@ -285,4 +285,4 @@ def _notes(config: Any, work: Train) -> tuple[str, ...]:
 
 
 def _name(config: Any) -> str:
-    return (getattr(config, "architectures", None) or [type(config).__name__])[0]
+    return str((getattr(config, "architectures", None) or [type(config).__name__])[0])

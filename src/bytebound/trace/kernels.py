@@ -67,9 +67,9 @@ def flash(
             scale=scaling, window_size_left=sliding_window - 1, window_size_right=0 if causal else sliding_window - 1,
         )[0]  # fmt: skip
         return out, None
-    out = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, causal, False, scale=scaling)[
-        0
-    ]
+    out = torch.ops.aten._scaled_dot_product_flash_attention(  # noqa: SLF001
+        query, key, value, dropout, causal, False, scale=scaling
+    )[0]
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -109,7 +109,7 @@ def selective(
         shares = torch.nn.functional.dropout(shares, p=dropout, training=module.training)
         return torch.matmul(shares, _repeated(v, times))
 
-    out: torch.Tensor = checkpoint(core, query, key, value, use_reentrant=False)  # type: ignore[assignment]
+    out: torch.Tensor = checkpoint(core, query, key, value, use_reentrant=False)
     return out.transpose(1, 2).contiguous(), None
 
 

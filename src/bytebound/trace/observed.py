@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,7 +105,7 @@ def _segments(events: Sequence[Event], where: dict[str, Layer | None]) -> list[S
     result: list[Segment] = []
     first_instance = events[0].instance if events else 0
     bounds = [0, *(i for i in range(1, len(events)) if events[i].instance != events[i - 1].instance), len(events)]
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         inside = [index for index in range(begin, end) if where[events[index].module] is not None]
         visits: Counter[str] = Counter()
         current: Layer | None = None

@@ -49,13 +49,13 @@ def make_optimizer(name: str, parameters: Sequence[torch.Tensor], *, kernel: str
     )
 
 
-class AdamW16(torch.optim.Optimizer):
+class AdamW16(torch.optim.Optimizer):  # type: ignore[misc]
     """AdamW with both moments in bf16, one parameter at a time in 32 bits."""
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         super().__init__(parameters, {})
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Any = None) -> None:  # noqa: ARG002 - the base class's signature
         """Update once."""
         for group in self.param_groups:
@@ -74,13 +74,13 @@ class AdamW16(torch.optim.Optimizer):
                 parameter.mul_(0.999).add_(mean.div_(square.sqrt_().add_(1e-8)).to(parameter.dtype), alpha=-1e-4)
 
 
-class Lion(torch.optim.Optimizer):
+class Lion(torch.optim.Optimizer):  # type: ignore[misc]
     """Lion (arXiv 2302.06675, algorithm 2): one moment, the sign of its mix with the gradient."""
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         super().__init__(parameters, {})
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Any = None) -> None:  # noqa: ARG002 - the base class's signature
         """Update once."""
         for group in self.param_groups:
@@ -95,7 +95,7 @@ class Lion(torch.optim.Optimizer):
                 state["exp_avg"].lerp_(parameter.grad, 0.01)
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
+class MuonAndAdamW(torch.optim.Optimizer):  # type: ignore[misc]
     """Muon for matrices, AdamW for the rest, as Muon is used."""
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
@@ -105,7 +105,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.parts = [torch.optim.Muon(matrices)] if matrices else []
         self.parts += [torch.optim.AdamW(rest, foreach=True)] if rest else []
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Any = None) -> None:  # noqa: ARG002 - the base class's signature
         """Update once."""
         mine = {id(parameter) for group in self.param_groups for parameter in group["params"]}
@@ -115,7 +115,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             part.step()
 
 
-class Master(torch.optim.Optimizer):
+class Master(torch.optim.Optimizer):  # type: ignore[misc]
     """16-bit weights with 32-bit gradients and master copies, and an optimizer over the copies (mixed precision as in Megatron).
 
     With ``keep`` in 32 bits gradients are added to a ``main_grad`` as they come and the 16-bit one is freed at once; else they
@@ -127,14 +127,14 @@ class Master(torch.optim.Optimizer):
         self.inner: torch.optim.Optimizer | None = None
         self.named, self.kernel = name, kernel
         wide = parameters if keep == torch.float32 else ()
-        self.hooks = [parameter.register_post_accumulate_grad_hook(_collect) for parameter in wide]  # type: ignore[attr-defined]
+        self.hooks = [parameter.register_post_accumulate_grad_hook(_collect) for parameter in wide]
 
     def release(self) -> None:
         """Stop collecting gradients."""
         for hook in self.hooks:
             hook.remove()
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Any = None) -> None:  # noqa: ARG002 - the base class's signature
         """Update the copies and write the weights from them."""
         pairs = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 LISTS = (nn.ModuleList, nn.Sequential)
 PLACES = re.compile(r"(idx|index|layer_id|layer_num|block_id)")
@@ -101,7 +101,7 @@ def _plain(value: Any) -> bool:
     return not isinstance(value, tuple) or all(isinstance(item, (int, float, str)) for item in value)
 
 
-def chosen(layers: Sequence[Layer], limits: dict[str, int]) -> list[int]:
+def chosen(layers: Sequence[Layer], limits: Mapping[str, int]) -> list[int]:
     """Indices kept: of every kind at most ``limits[kind]``, its first and last and those spread evenly between."""
     kept: set[int] = set()
     for kind in {layer.kind for layer in layers}:

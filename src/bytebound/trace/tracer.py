@@ -6,7 +6,7 @@ import functools
 import time
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PRODUCTS = frozenset({"gemm", "attention", "conv"})
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[misc]
     """Records every operator below it.
 
     Args:
@@ -113,7 +113,7 @@ class Tracer(TorchDispatchMode):
             storage.role, storage.module, storage.name = role, path, f"{leaf}.{name}" if leaf else name
             self.owner[number] = path
 
-    def __enter__(self) -> Tracer:
+    def __enter__(self) -> Self:
         """Listen to modules and optimizers too."""
         for handle in (
             register_module_forward_pre_hook(self._enter_module),
@@ -265,13 +265,13 @@ def _flops(
     known: Operator, args: Any, kwargs: Any, out: Any, *, inputs: Any, outputs: Any, writes: dict[int, float]
 ) -> float:
     if known.flops is not None:
-        return known.flops(*args, **{**kwargs, "out": out})
+        return float(known.flops(*args, **{**kwargs, "out": out}))
     if known.per_read:
-        return known.per_read * sum(tensor.numel() for _, tensor in inputs[:1])
+        return known.per_read * float(sum(tensor.numel() for _, tensor in inputs[:1]))
     if known.per_written:
         if outputs:
-            return known.per_written * sum(tensor.numel() for tensor in outputs)
-        return known.per_written * sum(tensor.numel() for number, tensor in inputs if number in writes)
+            return known.per_written * float(sum(tensor.numel() for tensor in outputs))
+        return known.per_written * float(sum(tensor.numel() for number, tensor in inputs if number in writes))
     return 0.0
 
 
