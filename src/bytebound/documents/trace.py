@@ -15,6 +15,8 @@ PHASES: tuple[Phase, ...] = ("setup", "forward", "backward", "optimizer")
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "temporaries")
 """activations: made in forward and kept for backward (inputs of the step too); temporaries: everything else."""
+PASSING = "passing"
+"""End of the keys of ``Trace.peaks`` that are fullest without states (parameters, gradients, optimizer)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class Trace:
         kind: ``training`` (forward, backward, optimizer) or ``forward``.
         samples, seq: what the step worked on, where known (0: not).
         peak: the fullest moment of a step in steady state (optimizer states exist); ``peaks`` the fullest moment of each phase (key
-            ``forward``), and of each phase inside one kind of layer or outside of all (``backward/layers``, ``backward/``).
+            ``forward``), and of each phase inside one kind of layer or outside of all (``backward/layers``, ``backward/``); where
+            another moment is the fullest without states, which sharding divides, that one too (``backward/layers/passing``).
         made_with: what the step was traced with, as a Train request names it, where known: precision, optimizer,
             optimizer_kernel, recompute, attention, loss, trainable.
         timeline: moments in order, thinned so that every local maximum of the total stays.
@@ -148,4 +151,6 @@ class Trace:
     def explain(self) -> str:
         """Return how it was found, and what is not known."""
         depth = ", ".join(f"{s.traced} of {s.repeat} layers of {s.path or s.name}" for s in self.stacks)
-        return "\n".join(filter(None, (f"traced with fake tensors: {depth or 'everything'}", *self.notes, *self.unknown)))
+        return "\n".join(
+            filter(None, (f"traced with fake tensors: {depth or 'everything'}", *self.notes, *self.unknown))
+        )

@@ -15,7 +15,7 @@ import numpy as np
 from bytebound.ledger.activations import FUSED_FRAMEWORKS
 from bytebound.ledger.sharded_layout import FIRST, lay_out
 from bytebound.ledger.sharded_plan import lay_on, model_parallel_share, on_stage
-from bytebound.ledger.sharded_rules import SEQUENCE
+from bytebound.ledger.sharded_rules import DIVIDED, SEQUENCE
 from bytebound.ledger.sharded_states import ACTIVATION, GRADIENT, OPTIMIZER, PARAMETER, TEMPORARY, dealt, stored
 from bytebound.ledger.sharded_units import STANDING, gathered, gradients
 from bytebound.ledger.states import HALF, WIDE
@@ -177,7 +177,11 @@ def _complete_layers(layout: Layout, plan: Plan, each: Array, per_layer: Array) 
         mine = kept & (layout.stack == number)
         result[number] = (per_layer[mine][:, None, None] * each[mine]).sum(axis=0)
     if work.framework not in FUSED_FRAMEWORKS and plan.together:
-        again = layout.widest * layout.read_width * layout.readers
+        inside = kept & (layout.tensor_parallel == DIVIDED)
+        whole = np.array([bool((inside & (layout.stack == number)).any()) for number in range(len(layout.stacks))])
+        again = (
+            layout.widest * layout.read_width * layout.readers * whole
+        )  # a layer traced with recomputation keeps its input alone
         result = result + again[:, None, None] * (1 - plan.beside) * plan.samples / plan.cp
     if work.recompute == "full" and had.get("recompute", "full") != "full":
         width = WIDE if work.precision in {"fp32", "bf16-autocast"} else HALF
@@ -190,7 +194,7 @@ def _complete_layers(layout: Layout, plan: Plan, each: Array, per_layer: Array) 
 def _moment(device: _Device, index: int) -> list[Array]:
     """Return parts (5, 3, requests) of one candidate peak, at each place of the layers it can be in."""
     layout = device.layout
-    phase, _, where = layout.moments[index].partition("/")
+    phase, where = (*layout.moments[index].split("/"), "")[:2]
     names = [stack.name for stack in layout.stacks]
     if phase == "optimizer":
         return [_optimizer_step(device, layout.alive[index])]

@@ -74,6 +74,8 @@ def stored(trace: Trace, layout: Layout, plan: Plan) -> Stored:
         if not tensor.shape:
             scalar[at] += layout.size[index]
             continue
+        if restated and tensor.name.endswith(".master"):
+            continue  # the precision says whether there is one
         width = WIDTHS.get(tensor.dtype, 0.0) if restated else 0.0
         moments[at] += layout.size[index] * layout.copies[index] * (target / width if width else 1.0)
     if not restated:
@@ -129,13 +131,18 @@ def gradient_share(layout: Layout, alive: Array) -> Array:
 def dealt(layout: Layout, plan: Plan, row: NDArray[np.int64], share: Array, category: int) -> Array:
     """Return the share one data-parallel rank holds of what tensor and expert parallelism leave, (parameters, requests).
 
-    FSDP2 deals out the first dimension of each parameter in chunks of whole rows, so the first rank holds ceil(rows / ranks); ZeRO
-    flattens, and every rank holds the same. Sources: PyTorch ``fully_shard`` (dim-0 sharding); arXiv 1910.02054 section 5.
+    FSDP2 deals out the first dimension of each parameter in chunks of whole rows, so the first rank holds ceil(rows / ranks); under
+    expert parallelism that of stacked experts is dealt out already, and the second one is where ranks outnumber experts. ZeRO
+    flattens, and every rank holds the same. Sources: PyTorch ``fully_shard`` (dim-0 sharding); torchtitan ``apply_fsdp`` (its
+    ``shard_placement_fn`` of experts); arXiv 1910.02054 section 5.
     """
     group = np.where(layout.expert[row][:, None], plan.expert_group[None], plan.group[None])
     even = 1 / group
     if plan.work.framework == "fsdp":
         first = np.array([float((layout.tensors[index].shape or (1,))[0]) for index in row])[:, None]
         rows = np.maximum(np.round(np.where(layout.tensor_parallel[row][:, None] == WHOLE, first, first * share)), 1.0)
+        second = np.array([float((*layout.tensors[index].shape, 1, 1)[1]) for index in row])[:, None]
+        stacked = layout.expert[row][:, None] & (plan.ep > 1)[None] & (group > rows)
+        rows = np.where(stacked, second, rows)
         even = np.ceil(rows / group) / rows
     return np.asarray(np.where(plan.zero >= STAGE_OF[category], even, 1.0))

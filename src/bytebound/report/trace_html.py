@@ -122,7 +122,10 @@ def memory_chart(trace: Trace, estimate: TraceEstimate | None) -> Chart:
         description="Bytes alive after each operator of one step, stacked by what they are; the dot is the peak.",
         spec=frame(height=380, data={"values": rows}, layer=layers),
         columns=("moment", *CATEGORIES, "together"),
-        rows=tuple(_row(name, moment) for name, moment in [("peak", trace.peak), *trace.peaks.items()]),
+        rows=tuple(
+            _row(name, moment)
+            for name, moment in [("peak", trace.peak), *((p, trace.peaks[p]) for p in PHASES if p in trace.peaks)]
+        ),
     )
 
 

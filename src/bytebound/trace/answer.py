@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 import torch
 
-from bytebound.documents.trace import Held, Moment, Stack, Trace, TracedOp, TracedTensor
+from bytebound.documents.trace import CATEGORIES, PASSING, Held, Moment, Stack, Trace, TracedOp, TracedTensor
 from bytebound.trace.stacks import layer_of, starred
 from bytebound.units import show_capacity
 
@@ -132,7 +132,8 @@ def _moment(guess: Extrapolation, whole: Whole, moment: int) -> Moment:
 
 
 def _peaks(whole: Whole, total: npt.NDArray[np.float64]) -> dict[str, int]:
-    """The fullest moment of each phase, and of each phase in each kind of layer and outside of all."""
+    """The fullest moment of each phase, and of each phase in each kind of layer and outside of all, with states and without."""
+    passing = whole.held[:, CATEGORIES.index("activations") :].sum(axis=1)
     labels = [
         (placed.segment.phase, f"{placed.segment.phase}/{placed.segment.layer.kind if placed.segment.layer else ''}")
         for placed in whole.placed
@@ -144,7 +145,15 @@ def _peaks(whole: Whole, total: npt.NDArray[np.float64]) -> dict[str, int]:
         for label in labels[whole.which[first]]:
             if label not in best or total[here] > total[best[label]]:
                 best[label] = here
-    return best
+        there = int(first + np.argmax(passing[first:end]))
+        stateless = f"{labels[whole.which[first]][1]}/{PASSING}"
+        if stateless not in best or passing[there] > passing[best[stateless]]:
+            best[stateless] = there
+    return {key: at for key, at in best.items() if not key.endswith(f"/{PASSING}") or at not in _besides(best, key)}
+
+
+def _besides(best: Mapping[str, int], key: str) -> set[int]:
+    return {at for other, at in best.items() if other != key}
 
 
 def _turns(guess: Extrapolation, whole: Whole, total: npt.NDArray[np.float64]) -> list[int]:
