@@ -51,6 +51,32 @@ class Exchanges:
     events: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What of a model is exchanged; numbers or (requests,).
+
+    Args:
+        hidden_bytes: of the residual stream of one micro-batch on one context-parallel rank.
+        layers: of the model.
+        dense, routed: products that end in a sum over tensor-parallel devices, summed over layers: dense ones and those of experts.
+        expert_layers, active: layers that dispatch tokens to experts, and experts per token.
+        cached: values of keys and values per token, summed over layers.
+        trained, frozen: parameters of the fullest device before ZeRO: dense ones by their name, and those of experts.
+        all_parameters: trained and frozen ones, which offloading moves.
+    """
+
+    hidden_bytes: Array
+    layers: float
+    dense: float
+    routed: float
+    expert_layers: float
+    active: float
+    cached: float
+    trained: tuple[str, Array, Array]
+    frozen: tuple[Array, Array]
+    all_parameters: Array
+
+
 class _Exchange(NamedTuple):
     name: str
     kind: int
@@ -64,6 +90,36 @@ class _Exchange(NamedTuple):
 
 
 def exchanges(table: OpTable, job: Job) -> Exchanges:
+    """Return every exchange of one step of a model of known operators; see ``exchanges_of``."""
+    return exchanges_of(spoken(table, job), job)
+
+
+def spoken(table: OpTable, job: Job) -> Spoken:
+    """Return what a model of known operators exchanges."""
+    p, s, work = table.products, table.scores, job.work
+    rowed = (p.reduces > 0) & (p.stream == t.MAIN)
+    routed = (p.reduces > 0) & (p.copies > 1)
+    size = local_parameters(table, job)
+    dense, nothing = size.dense + size.vocabulary, np.zeros(1)
+    trained, frozen = ("dense", dense, size.experts), (nothing, nothing)
+    if work.trainable != "full":
+        adapters = job.rank * sum(adapted_widths(table, work.lora_targets)) / (job.tp * job.pp)
+        trained, frozen = ("adapters", adapters, nothing), (dense, size.experts)
+    return Spoken(
+        hidden_bytes=WEIGHT_BYTES[job.wide] * job.tokens * table.hidden * job.scale**WIDTH_GROWTH_EXPONENT,
+        layers=table.layers,
+        dense=float((p.repeat * (rowed & (p.copies == 1))).sum()),
+        routed=float((p.repeat * (rowed & (p.copies > 1))).sum()),
+        expert_layers=float((p.repeat * routed).sum()),
+        active=float((p.active * routed).max(initial=0.0)),
+        cached=float(((s.kv_heads * (s.qk_dim + s.v_dim)) * s.repeat * (s.stream == t.MAIN)).sum()),
+        trained=trained,
+        frozen=frozen,
+        all_parameters=np.asarray(dense + size.experts),
+    )
+
+
+def exchanges_of(model: Spoken, job: Job) -> Exchanges:
     """Return every exchange of one step, from the innermost group (tensor) to the outermost (pipeline).
 
     Volumes: 4 sums of 2 s b h per layer and micro-batch for tensor parallelism, or as many gathers with reduce-scatters
@@ -74,11 +130,11 @@ def exchanges(table: OpTable, job: Job) -> Exchanges:
     found = [
         row
         for row in (
-            *_tensor(table, job),
-            *_experts(table, job),
-            *_pipeline(table, job),
-            *_data(table, job),
-            *_offload(table, job),
+            *_tensor(model, job),
+            *_experts(model, job),
+            *_pipeline(model, job),
+            *_data(model, job),
+            *_offload(model, job),
         )
         if bool(np.any((row.group > 1) & (row.payload > 0) & (np.asarray(row.events) > 0)))
     ]
@@ -95,33 +151,21 @@ def exchanges(table: OpTable, job: Job) -> Exchanges:
     )  # fmt: skip
 
 
-def _hidden_bytes(table: OpTable, job: Job) -> Array:
-    return np.asarray(WEIGHT_BYTES[job.wide] * job.tokens * table.hidden * job.scale**WIDTH_GROWTH_EXPONENT)
-
-
-def _tensor(table: OpTable, job: Job) -> list[_Exchange]:
-    p, s = table.products, table.scores
-    rowed = (p.reduces > 0) & (p.stream == t.MAIN)
-    dense = float((p.repeat * (rowed & (p.copies == 1))).sum())
-    routed = float((p.repeat * (rowed & (p.copies > 1))).sum())
-    message = _hidden_bytes(table, job)
+def _tensor(model: Spoken, job: Job) -> list[_Exchange]:
+    message = model.hidden_bytes
     kind, halves = (GATHER, 2.0) if job.together else (REDUCE, 1.0)
     one = np.ones(1)
-    cached = ((s.kv_heads * (s.qk_dim + s.v_dim)) * s.repeat * (s.stream == t.MAIN)).sum()
-    passed = WEIGHT_BYTES[job.wide] * job.tokens * cached / job.tp * (job.cp - 1)
+    passed = WEIGHT_BYTES[job.wide] * job.tokens * model.cached / job.tp * (job.cp - 1)
     return [
-        _Exchange("tensor parallel", kind, PRODUCTS, False, message, job.tp, one, halves * dense * (2 + job.again)),
-        _Exchange("tensor parallel experts", kind, PRODUCTS, False, message, job.expert_tp, one, halves * routed * (2 + job.again)),
+        _Exchange("tensor parallel", kind, PRODUCTS, False, message, job.tp, one, halves * model.dense * (2 + job.again)),
+        _Exchange("tensor parallel experts", kind, PRODUCTS, False, message, job.expert_tp, one, halves * model.routed * (2 + job.again)),
         _Exchange("vocabulary", kind, NOTHING, False, message, job.tp, one, halves * 2.0),
         _Exchange("keys and values", RING, SCORES, False, passed, job.cp, job.tp, 3.0 + job.again),
     ]  # fmt: skip
 
 
-def _experts(table: OpTable, job: Job) -> list[_Exchange]:
-    p = table.products
-    routed = (p.reduces > 0) & (p.copies > 1)
-    layers, active = float((p.repeat * routed).sum()), float((p.active * routed).max(initial=0.0))
-    sent = _hidden_bytes(table, job) * active / job.tp
+def _experts(model: Spoken, job: Job) -> list[_Exchange]:
+    sent = model.hidden_bytes * model.active / job.tp
     return [
         _Exchange(
             "experts",
@@ -131,49 +175,47 @@ def _experts(table: OpTable, job: Job) -> list[_Exchange]:
             sent,
             job.ep,
             job.expert_tp,
-            2 * layers * (2 + job.again),
-            max(active, 1.0),
+            2 * model.expert_layers * (2 + job.again),
+            max(model.active, 1.0),
         )
     ]
 
 
-def _pipeline(table: OpTable, job: Job) -> list[_Exchange]:
+def _pipeline(model: Spoken, job: Job) -> list[_Exchange]:
     # each tensor-parallel device sends its part, which is gathered on the other side (arXiv 2104.04473 section 4.1)
-    sent = _hidden_bytes(table, job) / job.tp
+    sent = model.hidden_bytes / job.tp
     stage = job.tp * job.dp * job.cp
     # an average stage does 1 / pp of a micro-batch's events, as of everything else over all layers
     hider = STAGE if job.work.schedule == "interleaved" else NOTHING  # Megatron overlaps sends of interleaved chunks
     return [_Exchange("pipeline", SEND, hider, False, sent, job.pp, stage, 2 * job.virtual * job.pp)]
 
 
-def _data(table: OpTable, job: Job) -> list[_Exchange]:
-    work, size = job.work, local_parameters(table, job)
+def _data(model: Spoken, job: Job) -> list[_Exchange]:
+    work = job.work
     weight = 4.0 if work.precision == "fp32" else 2.0
     gradient = 4.0 if work.gradients == "fp32" else 2.0
     group = job.dp * job.cp
     apart = np.maximum(group * job.tp / (job.ep * job.expert_tp), 1.0)
     together = work.framework in OVERLAPPING
-    layers = table.layers / job.pp
+    layers = model.layers / job.pp
     sharded = job.zero >= 3
     # torch's FSDP and DeepSpeed reduce gradients of every micro-batch from stage 2 up, Megatron once a step below stage 3
     often = sharded | ((job.zero >= 2) & (work.framework != "megatron"))
     last = LAST_BACKWARD if together else NOTHING
     first = FIRST_FORWARD if together and work.framework == "megatron" else NOTHING
-    rows = []
-    dense, experts = size.dense + size.vocabulary, size.experts
-    if work.trainable != "full":
-        adapters = job.rank * sum(adapted_widths(table, work.lora_targets)) / (job.tp * job.pp)
-        parts = [("adapters", adapters, group, job.tp)]
-        frozen = [("frozen weights", dense, group, job.tp), ("frozen experts", experts, apart, job.ep * job.expert_tp)]
-        rows += [
-            _Exchange(
-                name, GATHER, hider, False, weight * held / layers, np.where(sharded, among, 1.0), stride, table.layers
-            )
-            for name, held, among, stride in frozen
-            for hider in (FORWARD_PASS, BACKWARD_PASS)
-        ]
-    else:
-        parts = [("dense", dense, group, job.tp), ("experts", experts, apart, job.ep * job.expert_tp)]
+    named, dense, experts = model.trained
+    parts = [(named, dense, group, job.tp), ("experts", experts, apart, job.ep * job.expert_tp)]
+    frozen = [
+        ("frozen weights", model.frozen[0], group, job.tp),
+        ("frozen experts", model.frozen[1], apart, job.ep * job.expert_tp),
+    ]
+    rows = [
+        _Exchange(
+            name, GATHER, hider, False, weight * held / layers, np.where(sharded, among, 1.0), stride, model.layers
+        )
+        for name, held, among, stride in frozen
+        for hider in (FORWARD_PASS, BACKWARD_PASS)
+    ]
     for name, held, among, stride in parts:
         once = [
             (f"gradients of {name}", REDUCE, last, np.where((job.zero < 1) & ~often, among, 1.0), gradient),
@@ -193,20 +235,19 @@ def _data(table: OpTable, job: Job) -> list[_Exchange]:
             each = each[2:]
         rows += [
             _Exchange(
-                what, GATHER, hider, False, width * held / layers, np.where(live, among, 1.0), stride, table.layers
+                what, GATHER, hider, False, width * held / layers, np.where(live, among, 1.0), stride, model.layers
             )
             for what, hider, live, width in each
         ]
     return rows
 
 
-def _offload(table: OpTable, job: Job) -> list[_Exchange]:
+def _offload(model: Spoken, job: Job) -> list[_Exchange]:
     """Return what crosses the host link: gradients down and weights up once a step, parameters twice a micro-batch."""
     work = job.work
     if work.offload == "none":
         return []
-    size = local_parameters(table, job)
-    held = size.dense + size.vocabulary + size.experts
+    held = model.all_parameters
     group = np.where(job.zero >= 1, job.dp * job.cp, 1.0)
     two = np.full(1, 2.0)
     gradient = 4.0 if work.gradients == "fp32" else 2.0
