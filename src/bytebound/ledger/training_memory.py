@@ -39,11 +39,20 @@ gradients have piled up), the optimizer step."""
 LOSS_CHUNK_TOKENS = 1024
 """Tokens whose logits a chunked loss has alive at a time; torchtune's eight chunks of an 8,192-token sequence."""
 
-LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 12.0, "fsdp": 12.0, "litgpt": 4.0}
+LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 12.0, "fsdp": 12.0, "litgpt": 12.0}
 """Bytes per token and vocabulary entry alive at the start of the backward pass. megatron: 16-bit logits that the fused cross
 entropy turns into their gradient in place (Transformer Engine ``parallel_cross_entropy``). deepspeed: logits in 16 and in 32
 bits and the softmax (Megatron-DeepSpeed ``vocab_parallel_cross_entropy``). hf, fsdp: the 32-bit log-softmax and two 32-bit
-gradients (traced, torch 2.13); code that keeps the model's output alive holds 2 more. litgpt: 16-bit logits and log-softmax, the loss worked in chunks of 128 tokens. jax: assumed, logits in both widths."""
+gradients (traced, torch 2.13); code that keeps the model's output alive holds 2 more. litgpt: Fabric turns the logits into 32 bits
+(``convert_output``), the log-softmax is as wide, and so is a gradient (traced, litgpt 0.5.3). jax: assumed, logits in both widths."""
+
+LITGPT_KEPT, LITGPT_CHUNK_TOKENS = 8.0, 128
+"""With adapters litgpt works head and loss in chunks of 128 tokens of a sequence (``lm_head_chunk_size``): logits and log-softmax
+of all of them are kept, all else is of one chunk. Traced, litgpt 0.5.3."""
+
+DEQUANTIZED_BYTES = 2 * HALF
+"""Bytes per value of the matrix that a 4-bit product is at work on: its 16-bit values and their copy in the input's dtype.
+Source: bitsandbytes ``MatMul4Bit`` (``dequantize_4bit(...).to(dtype)``)."""
 
 WORKSPACE_BYTES = 2.0 * 32 * 2**20
 """cuBLAS workspaces of torch and of Transformer Engine, handed out by the allocator. Source: PyTorch CUDA notes
@@ -129,22 +138,28 @@ def training_memory(table: OpTable, work: Train, *, device_bytes: Array | float)
         return np.asarray(np.broadcast_to(np.take_along_axis(laid, fullest, axis=0)[0], shape))
 
     parameters, gradients, optimizer, activations, temporary = (at_peak(part) for part in parts)
-    reserve = find_training_reserve(work.framework)
     allocated = parameters + gradients + optimizer + activations + temporary
-    groups = sum((np.asarray(degree) > 1) * 1.0 for degree in (work.tp, work.pp, work.dp, work.cp, work.ep))
-    chunked = (np.asarray(work.virtual_stages) > 1) & (np.asarray(work.pp) > 1)
-    low, middle, high = (
-        allocated * (share - 1) + context + link * groups
-        for share, context, link in zip(reserve.fragmentation, reserve.context_bytes, reserve.link_bytes, strict=True)
-    )
-    high = high + np.where(chunked, (reserve.interleaved - reserve.fragmentation[2]) * allocated, 0.0)
+    low, middle, high = reserved(work, allocated)
     host = np.broadcast_to(states.host.max(axis=0), shape)
     full = np.ones(shape)
     return Held(
         parameters, gradients, optimizer, activations, temporary, middle * full, low * full, high * full, np.asarray(host),
-        np.asarray(device_bytes, dtype=float) * full, reserve.spread * full,
+        np.asarray(device_bytes, dtype=float) * full, find_training_reserve(work.framework).spread * full,
         np.broadcast_to(fullest[0] // 3, shape),
     )  # fmt: skip
+
+
+def reserved(work: Train, allocated: Array) -> tuple[Array, Array, Array]:
+    """Return bytes beside what is allocated, low, middle and high (80 %): context, links and what the allocator cannot use."""
+    reserve = find_training_reserve(work.framework)
+    groups = sum((np.asarray(degree) > 1) * 1.0 for degree in (work.tp, work.pp, work.dp, work.cp, work.ep))
+    chunked = (np.asarray(work.virtual_stages) > 1) & (np.asarray(work.pp) > 1)
+    low, middle, high = (
+        np.asarray(allocated * (share - 1) + context + link * groups)
+        for share, context, link in zip(reserve.fragmentation, reserve.context_bytes, reserve.link_bytes, strict=True)
+    )
+    wasted = np.where(chunked, (reserve.interleaved - reserve.fragmentation[2]) * allocated, 0.0)
+    return low, middle, np.asarray(high + wasted)
 
 
 def _moments(table: OpTable, work: Train, states: States, count: Parameters, one: Kept) -> tuple[Array, ...]:
@@ -190,6 +205,11 @@ def _loss(table: OpTable, work: Train, count: Parameters) -> Array:
     tokens = local_tokens(work)
     alive = np.minimum(tokens, LOSS_CHUNK_TOKENS) if work.loss == "chunked" else tokens
     logits = LOSS_BYTES[work.framework] * alive * vocabulary / tp
+    if work.framework == "litgpt" and work.trainable != "full":
+        chunk = np.minimum(np.asarray(work.seq, dtype=float), LITGPT_CHUNK_TOKENS) * np.asarray(work.micro_batch)
+        logits = (LITGPT_KEPT * tokens + LOSS_BYTES["litgpt"] * chunk) * vocabulary / tp
+    if work.framework == "litgpt" and work.trainable == "qlora":
+        logits = logits + DEQUANTIZED_BYTES * vocabulary * table.hidden / tp
     own = (
         HALF * np.maximum(count.head, vocabulary * table.hidden / tp)
         if work.framework == "megatron"
