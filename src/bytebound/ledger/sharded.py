@@ -18,7 +18,7 @@ from bytebound.ledger.sharded_plan import lay_on, model_parallel_share, on_stage
 from bytebound.ledger.sharded_rules import DIVIDED, SEQUENCE
 from bytebound.ledger.sharded_states import ACTIVATION, GRADIENT, OPTIMIZER, PARAMETER, TEMPORARY, dealt, stored
 from bytebound.ledger.sharded_units import STANDING, gathered, gradients
-from bytebound.ledger.states import HALF, WIDE
+from bytebound.ledger.states import HALF, WIDE, moment_bytes
 from bytebound.ledger.training_memory import BUCKET_ELEMENTS, BUCKETS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Sharded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Device:
+class Device:
     """One device of each stage: the layout, the plan and what follows from both.
 
     Args:
@@ -88,6 +88,15 @@ class _Device:
     complete: Array
 
     @property
+    def updated(self) -> Array:
+        """Share of what is trained that a device's optimizer step updates, (3, requests)."""
+        layout, kept = self.layout, self.kept
+        trained = kept.gradient > 0
+        share = dealt(layout, self.plan, kept.row, np.ones((len(kept.row), 1)), OPTIMIZER)[:, None]
+        traced = float((layout.elements * layout.copies)[kept.row][trained].sum())
+        return np.asarray((self.elements * share)[trained].sum(axis=0) / max(traced, 1.0))
+
+    @property
     def here(self) -> tuple[Array, Array]:
         """Parameters and optimizer states in device memory: all but what is offloaded."""
         away = self.plan.work.offload.removesuffix("-nvme")
@@ -107,8 +116,8 @@ def shard(trace: Trace, work: Train, *, plan: Mapping[str, str] | None = None) -
             what is alive at its peaks.
         UnknownNameError: a style of the plan is not known.
     """
-    layout = lay_out(trace, plan)
-    device = _device(trace, layout, lay_on(trace, layout, work))
+    device = deal(trace, work, plan)
+    layout = device.layout
     moments = [(key, part) for index, key in enumerate(layout.moments) for part in _moment(device, index)]
     parts = np.stack([part for _, part in moments])  # (moments, 5, 3, requests)
     count = parts.shape[-1]
@@ -130,8 +139,10 @@ def shard(trace: Trace, work: Train, *, plan: Mapping[str, str] | None = None) -
     )
 
 
-def _device(trace: Trace, layout: Layout, plan: Plan) -> _Device:
-    """Return what each stage's device holds all along."""
+def deal(trace: Trace, work: Train, named: Mapping[str, str] | None = None) -> Device:
+    """Return what each stage's device holds all along; arguments and errors as of ``shard``."""
+    layout = lay_out(trace, named)
+    plan = lay_on(trace, layout, work)
     share, copies = model_parallel_share(layout, plan), on_stage(layout, plan)
     kept = stored(trace, layout, plan)
     row = kept.row
@@ -152,7 +163,7 @@ def _device(trace: Trace, layout: Layout, plan: Plan) -> _Device:
     elif plan.work.framework in BUCKETED:
         buckets = np.where((plan.zero == 0) & (plan.group > 1), whole, 0.0)
     each = (layout.size[:, None] * share)[:, None]
-    return _Device(
+    return Device(
         layout=layout, plan=plan, each=each, copies=copies, kept=kept, elements=elements,
         parameters=at_rest(kept.parameter, PARAMETER).sum(axis=0) + unlearned, reduced=at_rest(kept.gradient, GRADIENT),
         optimizer=at_rest(kept.optimizer, OPTIMIZER).sum(axis=0) + scalars, buckets=buckets,
@@ -191,7 +202,7 @@ def _complete_layers(layout: Layout, plan: Plan, each: Array, per_layer: Array) 
     return result
 
 
-def _moment(device: _Device, index: int) -> list[Array]:
+def _moment(device: Device, index: int) -> list[Array]:
     """Return parts (5, 3, requests) of one candidate peak, at each place of the layers it can be in."""
     layout = device.layout
     phase, where = (*layout.moments[index].split("/"), "")[:2]
@@ -206,7 +217,7 @@ def _moment(device: _Device, index: int) -> list[Array]:
     ]
 
 
-def _passing(device: _Device, alive: Array, *, phase: str, inside: int | None, layer: float) -> Array:
+def _passing(device: Device, alive: Array, *, phase: str, inside: int | None, layer: float) -> Array:
     """Return parts (5, 3, requests) of a moment in forward or backward.
 
     Args:
@@ -238,7 +249,7 @@ def _passing(device: _Device, alive: Array, *, phase: str, inside: int | None, l
     return np.asarray(parts * (there > 0))
 
 
-def _kept(device: _Device, alive: Array, *, inside: int | None, full: Array) -> Array:
+def _kept(device: Device, alive: Array, *, inside: int | None, full: Array) -> Array:
     """Return kept activations, (3, requests): of ``full`` complete layers, of the layer at work and of micro-batches in flight."""
     layout, plan = device.layout, device.plan
     activation = layout.category == ACTIVATION
@@ -273,26 +284,24 @@ def _at_work(layout: Layout, alive: Array, mine: NDArray[np.bool_]) -> Array:
     return np.asarray(np.maximum(alive[mine] - per_layer * complete, 0.0))
 
 
-def _optimizer_step(device: _Device, alive: Array) -> Array:
+def _optimizer_step(device: Device, alive: Array) -> Array:
     """Return parts (5, 3, requests) in the optimizer step; its temporaries are as large as what one device updates."""
     layout, plan, kept = device.layout, device.plan, device.kept
-    trained = kept.gradient > 0
-    share = dealt(layout, plan, kept.row, np.ones((len(kept.row), 1)), OPTIMIZER)[:, None]
-    local = (device.elements * share)[trained].sum(axis=0)
-    traced = float((layout.elements * layout.copies)[kept.row][trained].sum())
-    each = float((alive * layout.size)[layout.category == TEMPORARY].sum()) / max(traced, 1.0)
-    asked, had = plan.work.optimizer_kernel, layout.made_with.get("optimizer_kernel", plan.work.optimizer_kernel)
+    temporary = float((alive * layout.size)[layout.category == TEMPORARY].sum())
+    asked = plan.work.optimizer_kernel
+    had = layout.made_with.get("optimizer_kernel", asked).replace("auto", "foreach")  # torch's default
     if asked != had and "foreach" in (asked, had):
-        each = float(kept.optimizer.max(initial=0.0)) / 2 if asked == "foreach" else 0.0
+        each = min(moment_bytes(plan.work) / 2, WIDE) if asked == "foreach" else 0.0
+        temporary = each * float((layout.elements * layout.copies)[kept.row][kept.gradient > 0].sum())
     inputs = float((alive * layout.size)[layout.category == ACTIVATION].sum()) * plan.samples
     parameters, optimizer = device.here
-    on_device = plan.work.offload == "none"
+    local = temporary * device.updated * (plan.work.offload == "none")
     return np.stack([
-        parameters, device.reduced.sum(axis=0), optimizer, 0 * local + inputs, local * each * on_device + device.buckets,
+        parameters, device.reduced.sum(axis=0), optimizer, 0 * local + inputs, local + device.buckets,
     ])  # fmt: skip
 
 
-def _notes(device: _Device) -> tuple[str, ...]:
+def _notes(device: Device) -> tuple[str, ...]:
     notes = []
     if np.any(device.plan.tp > 1) and device.layout.unclassified:
         paths = ", ".join(device.layout.unclassified)

@@ -66,6 +66,7 @@ class Layout:
         unclassified: matrices in layers that stay whole on every rank.
         squared: attention scores, which grow with the square of the sequence.
         hidden: width of the residual stream (0: not known). made_with: of the trace.
+        where: its column and row products. named: styles of tensor parallelism that go before what names tell.
     """
 
     tensors: tuple[TracedTensor, ...]
@@ -95,6 +96,8 @@ class Layout:
     squared: NDArray[np.bool_]
     hidden: float
     made_with: dict[str, str]
+    where: Regions
+    named: Mapping[str, str] | None
 
     @property
     def repeat(self) -> Array:
@@ -158,6 +161,8 @@ def lay_out(trace: Trace, plan: Mapping[str, str] | None = None) -> Layout:
         squared=np.array([t.role == "activation" and trace.seq > 1 and t.shape.count(int(trace.seq)) > 1 and len(t.shape) > 2 for t in tensors]),
         hidden=float(max(where.hidden, default=0)),
         made_with=trace.made_with,
+        where=where,
+        named=plan,
     )  # fmt: skip
 
 

@@ -180,14 +180,11 @@ def model_parallel_share(layout: Layout, plan: Plan) -> Array:
     Parameters: tensor parallelism by product, experts by ep × expert_tp. Activations: tensor parallelism by region, context
     parallelism where they grow with the sequence, and as many samples as the micro-batch has.
     """
-    tp = plan.tp[None]
-    beside = plan.beside[None]
-    routed = plan.expert_tp[None] * beside if plan.together else np.ones_like(tp)
     kinds = layout.tensor_parallel[:, None]
     state = (layout.category < 3)[:, None]  # parameters, gradients, optimizer
     grows = (layout.along | layout.sampled)[:, None]
-    expert = layout.routed[:, None]
-    inner = np.where(expert, routed / plan.expert_tp[None], 1 / tp)
+    dense, routed = (treated(plan, layout.kv_heads, routed=experts) for experts in (False, True))
+    inner = np.where(layout.routed[:, None], routed[DIVIDED][None], dense[DIVIDED][None])
     share = np.select(
         [
             layout.expert[:, None],
@@ -196,11 +193,28 @@ def model_parallel_share(layout: Layout, plan: Plan) -> Array:
             (kinds == SEQUENCE) & grows & ~state,
             (kinds == ROUTED) & grows,
         ],
-        [1 / (plan.ep * plan.expert_tp)[None], inner, 1 / np.minimum(tp, layout.kv_heads or tp), beside, routed],
+        [1 / (plan.ep * plan.expert_tp)[None], inner, dense[KV][None], dense[SEQUENCE][None], dense[ROUTED][None]],
         1.0,
     )
     share = np.where(layout.along[:, None], share / plan.cp[None], share)
     return np.asarray(np.where(layout.sampled[:, None], share * plan.samples[None], share))
+
+
+def treated(plan: Plan, kv_heads: int, *, routed: bool) -> dict[int, Array]:
+    """Return the share of an activation a tensor-parallel rank has under each treatment of ``sharded_rules``, (requests,) each.
+
+    Args:
+        plan: of the request.
+        kv_heads: heads of keys and values (0: not known).
+        routed: of rows of routed tokens.
+    """
+    rows = plan.expert_tp * plan.beside if plan.together else np.ones_like(plan.tp)
+    return {
+        DIVIDED: rows / plan.expert_tp if routed else 1 / plan.tp,
+        SEQUENCE: plan.beside,
+        KV: 1 / np.minimum(plan.tp, kv_heads or plan.tp),
+        ROUTED: rows,
+    }
 
 
 def on_stage(layout: Layout, plan: Plan) -> Array:

@@ -70,11 +70,11 @@ class Sizes:
     looked_up: Array
 
 
-def lay_out(table: OpTable, work: Train, narrow: str = "") -> Job:
+def lay_out(table: OpTable | None, work: Train, narrow: str = "") -> Job:
     """Return ``work`` resolved, its numbers as arrays (requests,).
 
     Args:
-        table: the model.
+        table: the model, where its operators are known.
         work: the request; of any shape, taken in its flat order.
         narrow: dtype the products of layers run in, where the device has one; empty: as the precision says.
     """
