@@ -37,7 +37,8 @@ def case(model="meta-llama/Llama-3.1-8B", machine="2x(8x h100-sxm)", kind="finet
         ("drop-recompute", FITS, {"recompute": "full"}, {"recompute": "none"}),
         ("drop-recompute", FITS, {}, {"recompute": "none"}),
         ("shard-states", FITS, {"zero": 1}, {"zero": 2}),
-        ("optimizer-offload", SHORT, {}, {"offload": "optimizer"}),
+        ("optimizer-offload", SHORT, {}, {"offload": "parameters"}),  # FSDP's policy moves both
+        ("optimizer-offload", SHORT, {"zero": 1}, {"offload": "optimizer"}),
         ("optimizer-offload", SHORT, {"offload": "optimizer"}, {"offload": "parameters"}),
         ("chunked-loss", FITS, {}, {"loss": "chunked"}),
         ("fused-optimizer", FITS, {}, {"optimizer_kernel": "fused"}),

@@ -267,7 +267,7 @@ def _scores(table: OpTable, job: Job) -> tuple[Ledger, Array]:
     selective = 1.0 if job.work.recompute == "selective" and eager else 0.0
     again = np.maximum(job.again, selective) + np.zeros_like(work.flops)
     trips = _times(2.0 if eager else FLASH_BACKWARD, again)
-    if not eager:
+    if not eager or not count:
         return work, trips
     traffic = Ledger(
         names=tuple(f"{name} softmax" for name in s.names), roles=("attention-scores",) * count,

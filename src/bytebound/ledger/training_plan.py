@@ -105,8 +105,10 @@ def check(work: Train, architecture: Architecture, table: OpTable, devices: Numb
     for count in sorted(set(kv_heads.tolist())):
         _divides("tp", np.where((tp > count) & (tp % count == 0), 1, tp), count, f"the {count:g} KV heads")
     chunks = pp * np.asarray(work.virtual_stages, dtype=float)
-    if np.any(chunks > table.layers):
-        (most,) = _first(chunks > table.layers, chunks)
+    # embedding and head may stand for a layer each (``schedules.stage_layers``): Llama 3 405B runs 126 layers in 128 chunks
+    wrong = (chunks > table.layers) & ((chunks != table.layers + 2) | (pp > table.layers))
+    if np.any(wrong):
+        (most,) = _first(wrong, chunks)
         raise RequestError(
             f"pp × virtual_stages is {most:g}, more than the {table.layers:g} layers of {architecture.name}",
             place="pp", mend=f"use at most {table.layers:g}",
@@ -133,16 +135,17 @@ def check(work: Train, architecture: Architecture, table: OpTable, devices: Numb
 
 def _check_experts(work: Train, architecture: Architecture, table: OpTable) -> None:
     """Raise unless ``ep`` divides the experts and, with ``expert_tp``, the devices of one pipeline stage."""
-    ep = np.asarray(work.ep, dtype=float)
-    if not np.any(ep > 1):
+    ep, dealt = np.asarray(work.ep, dtype=float), np.asarray(work.expert_tp, dtype=float)
+    if not np.any(ep > 1) and not np.any(dealt > 1):
         return
     experts = sorted({c for c in table.products.copies.tolist() if c > 1})
     if not experts:
-        raise RequestError(f"{architecture.name} has no experts to deal out", place="ep", mend="set ep to 1")
+        place = "ep" if np.any(ep > 1) else "expert_tp"
+        raise RequestError(f"{architecture.name} has no experts to deal out", place=place, mend=f"set {place} to 1")
     for count in experts:
         _divides("ep", ep, count, f"the {count:g} experts of {architecture.name}")
     stage = np.asarray(work.tp, dtype=float) * np.asarray(work.dp) * np.asarray(work.cp)
-    expert_tp = np.where(np.asarray(work.expert_tp) > 0, work.expert_tp, 1)
+    expert_tp = np.where(dealt > 0, dealt, 1)
     wrong = stage % (ep * expert_tp) != 0
     if np.any(wrong):
         n, e, one = _first(wrong, stage, ep, expert_tp)

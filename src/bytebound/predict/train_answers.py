@@ -17,6 +17,7 @@ from bytebound.ledger import training_plan
 from bytebound.predict.energy import drawn
 from bytebound.predict.estimate import model_facts, settle
 from bytebound.predict.train_fit import SURE, fitting
+from bytebound.predict.train_frameworks import splits_of
 from bytebound.predict.train_memory import chance_of_fitting, memory
 from bytebound.predict.train_request import requested
 from bytebound.predict.training import train_time
@@ -178,7 +179,20 @@ def check(setting: Setting, work: Train) -> None:
             place="tp, pp, dp, cp",
             mend=f'{mend}, or name a machine of {asked:.0f}, such as "{asked:.0f}x {setting.machine.device.id}"',
         )
+    narrow = work.precision.removesuffix("-mixed")
+    if narrow in {"fp8", "fp4"} and narrow not in setting.machine.device.flop_per_s:
+        wider = "fp8-mixed" if "fp8" in setting.machine.device.flop_per_s else sixteen_bit(setting)
+        raise RequestError(
+            f"{setting.machine.device.id} has no {narrow} matrix rate",
+            place="precision",
+            mend=f"set precision to {wider}",
+        )
     training_plan.check(work, setting.architecture, setting.table, None)
+
+
+def sixteen_bit(setting: Setting) -> str:
+    """Return the mixed precision in 16 bits the device multiplies in; Volta, Turing and most laptops have fp16 alone."""
+    return "bf16-mixed" if "bf16" in setting.machine.device.flop_per_s else "fp16-mixed"
 
 
 def verdicts(timed: TrainingTime, shape: tuple[int, ...]) -> NDArray[np.str_]:
@@ -266,6 +280,17 @@ def understood(work: Train) -> dict[str, Any]:
 def notes(setting: Setting, work: Train, timed: TrainingTime, assumed: tuple[str, ...]) -> tuple[str, ...]:
     """Return what a reader must know: what was assumed, what lies idle, what is slow on purpose."""
     found = [*assumed, *setting.architecture.notes]
+    device, context = setting.machine.device, setting.architecture.main.context
+    if work.precision.startswith("bf16") and "bf16" not in device.flop_per_s and "fp16" in device.flop_per_s:
+        found.append(f"{device.id} has no bf16 matrix rate: products are timed at its fp16 rate; fp16-mixed runs there")
+    if context and float(np.max(np.asarray(work.seq, dtype=float))) > context:
+        found.append(f"the model is built for sequences of at most {context:,} tokens; seq is longer")
+    alien = [
+        name for name in ("tp", "pp", "cp", "ep") if np.max(getattr(work, name)) > 1 and name not in splits_of(work)
+    ]
+    if alien:
+        what = " for adapters" if work.trainable != "full" else ""
+        found.append(f"{work.framework} has no {' and no '.join(alien)}{what}: figures are those of its kernels")
     if setting.table.kind == "denoiser":
         found.append("image model: a sequence is the tokens of one image")
     if bool(np.any(timed.total_bytes > timed.usable_bytes)):

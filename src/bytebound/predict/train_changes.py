@@ -10,6 +10,7 @@ import numpy as np
 
 from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
+from bytebound.predict.train_frameworks import BY_LAYER, NO_STAGE_ONE, OFFLOADS, OPTIMIZERS, STAGED, splits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
     Change = Callable[[Train, Setting], dict[str, Any] | str]
 
 ADAM_LIKE = ("adamw",)
-STAGED = ("megatron", "deepspeed")
-"""Frameworks whose pipelines accumulate whole gradients: DeepSpeed's engine asserts a ZeRO stage below 2, Megatron's distributed
-optimizer is stage 1. torchtitan's FSDP2 goes with a pipeline."""
-
-ON_NVME = ("deepspeed", "hf")
-"""Frameworks that keep states on NVMe: DeepSpeed (ZeRO-Infinity), and the Trainer through it."""
-
-
-def staged(work: Train, zero: Any, pp: Any) -> Any:
-    """Return whether the framework runs a pipeline of ``pp`` stages with that ZeRO stage; numbers or arrays."""
-    return (np.asarray(zero) < 2) | (np.asarray(pp) < 2) | (work.framework not in STAGED)
 
 
 def recompute(kind: str, layers: float = 1.0) -> Change:
@@ -38,6 +28,8 @@ def recompute(kind: str, layers: float = 1.0) -> Change:
 
     def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
         del setting
+        if layers < 1 and work.framework not in BY_LAYER:
+            return f"{work.framework} recomputes all layers or none"
         same = kind != "full" or float(np.asarray(work.recompute_layers)) == layers
         if work.recompute == kind and same:
             return f"recompute already is {kind}"
@@ -51,7 +43,13 @@ def optimizer(name: str) -> Change:
 
     def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
         del setting
-        return {"optimizer": name} if work.optimizer in ADAM_LIKE else f"the optimizer is {work.optimizer}"
+        if work.optimizer not in ADAM_LIKE:
+            return f"the optimizer is {work.optimizer}"
+        if name not in OPTIMIZERS[work.framework]:
+            return f"{work.framework} has no {name}"
+        if name.startswith("galore") and int(np.max(work.zero)) > 0 and int(np.max(np.asarray(work.dp) * work.cp)) > 1:
+            return "GaLore projects whole gradients; sharded ones have no low rank to find"
+        return {"optimizer": name}
 
     return changes
 
@@ -87,7 +85,9 @@ def zero(stage: int) -> Change:
             return f"ZeRO already is at stage {stage}"
         if int(np.max(np.asarray(work.dp) * np.asarray(work.cp))) == 1:
             return "one replica has nothing to shard over"
-        if not staged(work, stage, int(np.max(work.pp))):
+        if stage == 1 and work.framework in NO_STAGE_ONE:
+            return f"{work.framework} has no ZeRO stage 1"
+        if stage > 1 and int(np.max(work.pp)) > 1 and work.framework in STAGED:
             return f"{work.framework} runs no pipeline with ZeRO 2 or 3"
         return {"zero": stage}
 
@@ -110,12 +110,10 @@ def offload(where: str) -> Change:
             return f"no host link is known for {setting.machine.device.id}"
         if where.startswith("optimizer") and work.trainable != "full":
             return "adapters have next to no optimizer states"
-        if where.startswith("parameters") and work.framework == "megatron":
-            return "megatron offloads optimizer states alone"
+        if where != "none" and where not in OFFLOADS[work.framework]:
+            return f"{work.framework} offloads {' or '.join(OFFLOADS[work.framework]) or 'nothing'}, not {where}"
         if where.startswith("parameters") and int(np.max(work.zero)) < 3 and int(np.max(work.dp)) > 1:
             return "parameters are offloaded at ZeRO 3"
-        if where.endswith("nvme") and work.framework not in ON_NVME:
-            return f"{work.framework} keeps nothing on NVMe"
         return {"offload": where}
 
     return changes
@@ -166,6 +164,11 @@ def degrees(**factors: int) -> Change:
     """Return the change that multiplies degrees and takes the devices from data parallelism."""
 
     def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
+        alien = sorted(factors.keys() - splits_of(work))
+        if alien:
+            return f"{work.framework} has no {' and no '.join(alien)}" + (
+                " for adapters" if work.trainable != "full" else ""
+            )
         taken = math.prod(factor for name, factor in factors.items() if name != "ep")
         dp = int(work.dp)
         if dp % taken:
@@ -173,7 +176,7 @@ def degrees(**factors: int) -> Change:
         wanted = {name: int(getattr(work, name)) * factor for name, factor in factors.items()} | {"dp": dp // taken}
         if wanted.get("tp", 1) > setting.ceilings.domain:
             return f"one scale-up link joins {int(setting.ceilings.domain)} devices (rule 9: tensor parallelism across nodes is link-bound)"
-        if not staged(work, int(np.max(work.zero)), wanted.get("pp", 1)):
+        if wanted.get("pp", 1) > 1 and int(np.max(work.zero)) > 1 and work.framework in STAGED:
             return f"{work.framework} runs no pipeline with ZeRO 2 or 3"
         return _possible(work, wanted, setting)
 

@@ -11,7 +11,7 @@ import numpy as np
 from bytebound.documents.work import TOKEN_LIMIT
 from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
-from bytebound.predict.train_changes import staged
+from bytebound.predict.train_frameworks import runnable, splits_of
 from bytebound.predict.train_memory import chance_of_fitting
 from bytebound.predict.training import train_time
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WHOLE_SEQ = 256
 MOST_DEVICES = 2**14
 POWERS = tuple(2**k for k in range(13))
+REPLICAS = tuple(sorted({*POWERS, *range(1, 9), 10, 12, 14, *(3 * 2**k for k in range(2, 11))}))
+"""Data-parallel replicas tried: machines of any few devices, then powers of two and three times them."""
 
 
 def likely(setting: Setting, work: Train) -> Array:
@@ -75,29 +77,38 @@ def largest(fits: Callable[[Array], Array], low: int, high: int) -> int:
     return bottom
 
 
-def fewest_devices(setting: Setting, work: Train, sure: float) -> int:
-    """Return the fewest devices the job fits on over tp inside a node, pp, dp and the ZeRO stage (0: none up to 16,384)."""
+def fewest_devices(setting: Setting, work: Train, sure: float) -> tuple[int, dict[str, int]]:
+    """Return the fewest devices the job fits on and the tp, pp, dp and ZeRO stage it fits with; 0 and none up to 16,384.
+
+    Tried are the splits the framework runs: tp inside a node, pp, dp, at the asked ZeRO stage and at 3. Of several plans for as many
+    devices the surest one is returned.
+    """
+    allowed = splits_of(work)
     pieces = [
         (tp, pp)
-        for tp, pp in product(POWERS[:5], POWERS[:7])
+        for tp, pp in product(POWERS[:5] if "tp" in allowed else (1,), POWERS[:7] if "pp" in allowed else (1,))
         if tp <= setting.ceilings.domain and possible(setting, work, tp, pp)
     ]
     shapes = [
         (tp, pp, dp, zero)
-        for (tp, pp), dp, zero in product(pieces, POWERS, {int(work.zero), 3})
-        if tp * pp * dp * int(work.cp) <= MOST_DEVICES and staged(work, zero, pp)
+        for (tp, pp), dp, zero in product(pieces, REPLICAS, {int(work.zero), 3})
+        if tp * pp * dp * int(work.cp) <= MOST_DEVICES and runnable(work, zero=zero, pp=pp, dp=dp)
     ]
     if not shapes:
-        return 0
+        return 0, {}
     tp, pp, dp, zero = np.array(shapes).T
     replicas = int(work.micro_batch) * dp
     grown = replace(
-        work, tp=tp, pp=pp, dp=dp, zero=zero, ep=np.minimum(int(work.ep), tp * dp * int(work.cp)), virtual_stages=1,
+        work, tp=tp, pp=pp, dp=dp, zero=zero, ep=np.gcd(int(work.ep), tp * dp * int(work.cp)), virtual_stages=1,
         global_batch=replicas * -(-np.asarray(work.global_batch) // replicas),
     )  # fmt: skip
-    good = likely(setting, grown) >= sure
+    chance = likely(setting, grown)
     used = tp * pp * dp * int(work.cp)
-    return int(used[good].min()) if bool(good.any()) else 0
+    if not bool((chance >= sure).any()):
+        return 0, {}
+    fewest = int(used[chance >= sure].min())
+    at = int(np.argmax(np.where(used == fewest, chance, -1.0)))
+    return fewest, dict(zip(("tp", "pp", "dp", "zero"), map(int, shapes[at]), strict=True))
 
 
 def possible(setting: Setting, work: Train, tp: int, pp: int) -> bool:

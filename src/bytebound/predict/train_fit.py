@@ -13,8 +13,8 @@ from bytebound.documents.work import check_range
 from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
 from bytebound.predict import train_options as options
-from bytebound.predict.train_changes import staged
 from bytebound.predict.train_edges import fewest_devices, largest_micro_batch, longest_seq
+from bytebound.predict.train_frameworks import runnable
 from bytebound.predict.train_memory import chance_of_fitting
 from bytebound.predict.training import train_time
 from bytebound.units import SECONDS_PER_HOUR, show_capacity
@@ -115,13 +115,31 @@ def fitting(setting: Setting, work: Train, *, sure: float = SURE) -> Fitting:
                     combined(setting, replace(held, **changed), ((adapter, changed),), fits=False), np.inf, sure
                 )
     chosen.sort(key=lambda found: (found[0].rank, float(found[0].cost[found[1]])))
+    fewest, plan = fewest_devices(setting, held, sure)
+    lean = replace(held, recompute="full", recompute_layers=1.0, loss="chunked")
+    fewer, leaner = fewest_devices(setting, lean, sure)
     return Fitting(
         largest_micro_batch=largest_micro_batch(setting, held, sure),
         longest_seq=longest_seq(setting, held, sure),
-        fewest_devices=fewest_devices(setting, held, sure),
+        fewest_devices=fewest,
         changes=tuple(change(setting, work, tried, at, asked) for tried, at in chosen[:SHOWN]),
-        notes=notes(tried, asked, sure=sure, fits=fits, found=bool(chosen)),
-    )
+        notes=(
+            *notes(tried, asked, sure=sure, fits=fits, found=bool(chosen)),
+            *([f"{counted(fewest)}: {split(plan)}"] if fewest else []),
+            *([f"{counted(fewer)} with recompute full and a chunked loss: {split(leaner)}"] if 0 < fewer < (fewest or fewer + 1) else []),
+        ),
+    )  # fmt: skip
+
+
+def counted(devices: int) -> str:
+    """Return a number of devices in words."""
+    return f"{devices:,} device{'s' if devices > 1 else ''}"
+
+
+def split(plan: dict[str, int]) -> str:
+    """Return how devices share the work, in words."""
+    degrees = [f"{name} {plan[name]}" for name in ("tp", "pp", "dp") if plan[name] > 1]
+    return ", ".join([*degrees, f"ZeRO {plan['zero']}"] if plan["dp"] > 1 else degrees) or "alone"
 
 
 def combined(setting: Setting, work: Train, first: tuple[Pair, ...] = (), *, fits: bool) -> list[Tried]:
@@ -198,8 +216,9 @@ def run(setting: Setting, work: Train, taken: tuple[Pair, ...], grid: Grid) -> T
         timed.devices / timed.tokens_per_s, timed.devices,
     )  # fmt: skip
     columns = [np.array(np.broadcast_to(row, grid.count.shape), dtype=float) for row in rows]
-    columns[3] *= staged(work, grid.numbers["zero"], grid.numbers["pp"])
-    columns[3] *= np.asarray(work.global_batch) % (grid.numbers["micro_batch"] * grid.numbers["dp"]) == 0
+    n = grid.numbers
+    columns[3] *= runnable(work, zero=n["zero"], pp=n["pp"], dp=n["dp"], offload=changed.get("offload"))
+    columns[3] *= np.asarray(work.global_batch) % (n["micro_batch"] * n["dp"]) == 0
     return Tried(taken, grid, *columns)
 
 
@@ -212,9 +231,9 @@ def picked(tried: Sequence[Tried], limit: float, sure: float) -> list[tuple[Trie
     for one in tried:
         names, rank = frozenset(name for _, changed in one.taken for name in changed), one.rank
         good = np.flatnonzero((one.chance >= sure) & (one.grid.count + len(names) > 0) & (one.cost < limit * WORTH))
-        for at in good[np.argsort(one.cost[good], kind="stable")][::-1]:
+        for at in good[np.argsort(one.cost[good], kind="stable")]:
             key = (names, rank, int(one.grid.key[at]))
-            if key not in cheapest or one.cost[at] <= cheapest[key][0]:
+            if key not in cheapest or one.cost[at] < cheapest[key][0]:
                 cheapest[key] = (float(one.cost[at]), len(one.taken) + int(one.grid.count[at]), one, int(at))
     found: list[tuple[Tried, int]] = []
     for number in range(1, 1 + max((count for _, count, _, _ in cheapest.values()), default=0)):
@@ -237,15 +256,22 @@ def change(setting: Setting, work: Train, tried: Tried, at: int, asked: Tried) -
     risks = list(dict.fromkeys(option.note for option in taken if option.note != options.NONE))
     quality = "; ".join(risks) or options.NONE
     if host > float(asked.host_bytes[0]):
-        quality += f"; takes {show_capacity(host)} of host memory per device"
+        where = "NVMe" if flags.get("offload", work.offload).endswith("nvme") else "host memory"
+        quality += f"; takes {show_capacity(host)} of {where} per device"
     return Change(
-        name=" + ".join(option.name for option in taken), flags=flags, total_bytes=float(tried.total_bytes[at]),
+        name=named(taken), flags=flags, total_bytes=float(tried.total_bytes[at]),
         usable_bytes=float(tried.usable_bytes[at]), fits=bool(tried.total_bytes[at] <= tried.usable_bytes[at]),
         probability_fits=float(tried.chance[at]), step_s=float(tried.step_s[at]),
         tokens_per_s_per_device=1 / cost, step_ratio=cost / float(asked.cost[0]), devices=int(tried.devices[at]),
         usd_per_btok=None if price is None else cost * 1e9 * price.value / SECONDS_PER_HOUR, quality=quality,
         source="; ".join(dict.fromkeys(option.source for option in taken)),
     )  # fmt: skip
+
+
+def named(taken: Sequence[Option]) -> str:
+    """Return the name of a combination; a share of recomputed layers says that they are recomputed in full."""
+    partly = any(option in options.PARTIAL_RECOMPUTE for option in taken)
+    return " + ".join(option.name for option in taken if not (partly and option is options.FULL_RECOMPUTE))
 
 
 def notes(tried: Sequence[Tried], asked: Tried, *, sure: float, fits: bool, found: bool) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ FULL_RECOMPUTE = Option("recompute full", recompute("full"), "lossless", NONE, "
 RECOMPUTE = (NO_RECOMPUTE, SELECTIVE_RECOMPUTE, FULL_RECOMPUTE)
 PARTIAL_RECOMPUTE = tuple(
     Option(
-        f"recompute only {share:.0%} of the layers",
+        f"recompute full in {share:.0%} of the layers",
         recompute("full", share),
         "lossless",
         NONE,
