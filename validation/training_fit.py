@@ -3,7 +3,7 @@
     python validation/training_fit.py FOLDER [--write] [--date 2026-11-21]
 
 FOLDER holds the public layout of training runs (``truth.training.FILES``). Fits once to all publications and once without each of
-them (the intervals come from those), some minutes on two cores.
+them (the intervals come from those), two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import bytebound.facts
 from bytebound.facts.training_shares import format_training_offsets
 from bytebound.fitting.training import cases, fit_training, one_per_run
-from bytebound.fitting.training_left_out import covered, leave_publications_out, publication, widths
+from bytebound.fitting.training_left_out import half_widths, interval_factor, leave_publications_out, publication
 from bytebound.truth.training import read_training_corpus
 
 SOURCE = "step times of published training runs (docs/accuracy-training.md)"
@@ -34,7 +34,7 @@ def main() -> int:
     found = cases(one_per_run(rows))
     fitted = fit_training(found, source=SOURCE, date=asked.date)
     left = leave_publications_out(found)
-    inside = covered(left)
+    inside = np.abs([one.error for one in left]) <= half_widths(left)
     seen = {
         row.id: float(error)
         for case in found
@@ -56,7 +56,7 @@ def main() -> int:
         if name:
             medians.append(np.median(abs(np.expm1(out))))
     print(f"mean of the publications' medians, left out: {np.mean(medians):.1%}")
-    table = {**fitted, **widths(left, source="left-out residuals of " + SOURCE, date=asked.date)}
+    table = {**fitted, **interval_factor(left, source="left-out residuals of " + SOURCE, date=asked.date)}
     text = format_training_offsets(table)
     if asked.write:
         (Path(bytebound.facts.__path__[0]) / "data" / "training_shares.csv").write_text(text, encoding="utf-8")

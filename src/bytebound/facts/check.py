@@ -35,10 +35,12 @@ NO_NUMBERS = {"date", "released", "until", "name", "alias", "version"}
 NO_HOW = {"device_aliases.csv", "families.csv", "trend_series.csv"}
 """Tables of names, not of measured or cited numbers."""
 
-FITTED = {"calibration.csv": ("offset", "sd", "rows"), "intervals.csv": ("value", "rows")}
+FITTED = {
+    "calibration.csv": ("offset", "sd", "rows"), "training_shares.csv": ("offset", "sd", "rows"), "intervals.csv": ("value", "rows"),
+}  # fmt: skip
 """Tables that a fit wrote -> their columns of numbers, all in logarithms or log-odds but the count of rows."""
 
-OWN_CHECKS = {"formats.csv", "truth.csv", *FITTED}
+OWN_CHECKS = {"formats.csv", "truth.csv", "training_truth.csv", *FITTED}
 """Tables with units of their own kind: bits of a format, measured rows, whose reader checks each cell, and what was fitted."""
 
 BANDWIDTH_BYTES_PER_S = (

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bytebound.facts.calibration import Key, Offset
+from bytebound.facts.calibration import Offset
 from bytebound.facts.tables import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-UNFITTED_SPREAD = 1.5
-"""Factor of the interval without a fitted table (assumed)."""
+    from bytebound.facts.calibration import Key
+
 COLUMNS = ("scope", "operator", "quantity", "offset", "sd", "rows", "how", "source", "date")
 
 
@@ -75,6 +74,19 @@ FRAMEWORK_TRAFFIC: Mapping[str, float] = MappingProxyType(
 """Elementwise bytes over fused ones before fitting (assumed): transformers upcasts norms and repeats keys; XLA fuses more."""
 
 
+HELD = frozenset({("attention", "edge"), ("host", "launch_s")})
+"""Quantities published step times do not tell: they keep their start."""
+FAMILY_SD, FRAMEWORK_SD, SHARE_SD = 0.4, 0.3, 0.3
+FRAMEWORK_NETWORK_SD = 0.8
+"""Prior widths of a family's and a framework's own offset, and of the common one of a published share (assumed)."""
+NOISE = 0.12
+"""Log error of a prediction whose offsets are all known: what no offset of ours describes (assumed)."""
+FACTOR: Key = ("all", "step", "factor")
+"""Where the table says how many such deviations hold 80 % of left-out runs."""
+NORMAL_FACTOR = 1.2816
+"""The same before any fit: the 90 % quantile of the normal distribution."""
+
+
 @cache
 def training_offsets() -> Mapping[Key, Offset]:
     """Return the shipped offsets (facts/data/training_shares.csv)."""
@@ -86,33 +98,15 @@ def training_offsets() -> Mapping[Key, Offset]:
     })  # fmt: skip
 
 
-def spread_key(kind: str) -> Key:
-    """Return where the half-width of a ``kind`` (dense, moe) or its growth (unseen) stands in the table."""
-    return (kind, "step", "log_half_width")
-
-
-def unseen_in(fitted: Mapping[Key, Offset], family: str, framework: str) -> tuple[str, ...]:
-    """Return which of a device's family and a framework no fitted run is of."""
-    keys = {"family": (family, "gemm", "share"), "framework": (f"framework:{framework}", "attention", "share")}
-    return tuple(name for name, key in keys.items() if key not in fitted)
-
-
-@cache
-def training_spread(family: str, framework: str, kind: str) -> float:
-    """Return the factor of the 80 % interval of a step time, either way.
-
-    Args:
-        family: of the device.
-        framework: of the run.
-        kind: ``dense``, or ``moe`` for models of routed experts.
-    """
-    fitted = training_offsets()
-    own = fitted.get(spread_key(kind))
-    if own is None:
-        return UNFITTED_SPREAD
-    grown = fitted.get(spread_key("unseen"))
-    factor = grown.offset if grown and unseen_in(fitted, family, framework) else 1.0
-    return math.exp(own.offset * factor)
+def prior_sd(key: Key) -> float:
+    """Return the width of the prior of one offset: how far a family, framework or quantity that no fitted run has may lie."""
+    scope, operator, quantity = key
+    if scope.startswith("framework:"):
+        return FRAMEWORK_NETWORK_SD if operator == "scaleout" else FRAMEWORK_SD
+    if scope != "all" and not scope.startswith("pool:"):
+        return FAMILY_SD
+    own = STARTS.get((operator, quantity)) or SHARES.get((operator, quantity))
+    return own.sd if own else SHARE_SD
 
 
 def format_training_offsets(found: Mapping[Key, Offset]) -> str:

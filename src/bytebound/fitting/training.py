@@ -7,7 +7,6 @@ linearly (Huber), and no parameter belongs to one source, model or row.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -18,20 +17,13 @@ import numpy as np
 from bytebound.documents.device import Machine
 from bytebound.facts.calibration import Offset
 from bytebound.facts.devices import find_device
-from bytebound.facts.training_shares import SHARES, STARTS
-from bytebound.ledger.ledger import EXPERT
+from bytebound.facts.training_shares import NOISE, prior_sd
 from bytebound.ledger.training import train_ledger
 from bytebound.ledger.training_job import lay_out
 from bytebound.predict.estimate import settle
-from bytebound.predict.training import narrow_of, step_parts
-from bytebound.predict.training_attained import (
-    BY_FAMILY,
-    BY_FRAMEWORK,
-    NEWEST,
-    NEWEST_FROM,
-    attained_in_training,
-    training_terms,
-)
+from bytebound.predict.training import narrow_of
+from bytebound.predict.training_attained import training_keys
+from bytebound.predict.training_spread import log_sd, log_step, slopes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,18 +40,11 @@ if TYPE_CHECKING:
 
 METRICS = ("step_s", "tokens_per_s_per_device", "flop_per_s_per_device", "mfu")
 """Metrics that are a step time, best first: one number of a run counts, the others repeat it."""
-NOISE = 0.12
-"""Log error of a good prediction."""
 ROWS_PER_SOURCE = 20.0
 """Most weight one source may have, in rows."""
-FAMILY_SD, FRAMEWORK_SD, SHARE_SD, ERA_SD = 0.4, 0.3, 0.3, 0.8
-FRAMEWORK_NETWORK_SD = 0.8
-"""Prior widths of a family's and a framework's own offset, and of the common one of a published share."""
-STEPS, SETTLED, NUDGE = 8, 1e-2, 1e-3
+STEPS, SETTLED = 8, 1e-2
 STEPS_PER_JACOBIAN = 4
 """Steps that share one matrix of derivatives; it costs two dozen predictions of every row."""
-HELD = frozenset({("attention", "edge"), ("host", "launch_s")})
-"""Quantities published step times do not tell: they keep their start."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,28 +58,21 @@ class Case:
     device: Device
     framework: str
     narrow: str
-    era: str
     measured_s: Array
-
-    @property
-    def kind(self) -> str:
-        """``moe`` for models of routed experts, else ``dense``."""
-        return "moe" if bool((self.ledger.rows.op_class == EXPERT).any()) else "dense"
 
     def predicted_s(self, fitted: Mapping[Key, Offset]) -> Array:
         """Return seconds per step, (rows,)."""
-        found = attained_in_training(self.device, self.framework, self.narrow, fitted, self.era)
-        parts, _ = step_parts(self.ledger, self.ceilings, found)
-        return np.asarray(np.broadcast_to(sum(parts.values()), len(self.rows)))
+        log = log_step(
+            self.ledger, self.ceilings, device=self.device, framework=self.framework, narrow=self.narrow, fitted=fitted
+        )
+        return np.asarray(np.broadcast_to(np.exp(log), len(self.rows)))
 
-
-RELEASE = re.compile(r"\b(\d\d\.\d\d)(?:\.\d\d)? NeMo Container")
-
-
-def era_of(row: TrainTruth) -> str:
-    """Return ``NEWEST`` where the notes of a run name a container of that release or a later one; else empty."""
-    found = RELEASE.search(row.notes)
-    return NEWEST if found and found[1] >= NEWEST_FROM else ""
+    def log_sd(self, fitted: Mapping[Key, Offset]) -> Array:
+        """Return the standard deviation of the logarithm of what ``predicted_s`` says, (rows,)."""
+        sd = log_sd(
+            self.ledger, self.ceilings, device=self.device, framework=self.framework, narrow=self.narrow, fitted=fitted
+        )
+        return np.asarray(np.broadcast_to(sd, len(self.rows)))
 
 
 def one_per_run(rows: Sequence[TrainTruth]) -> tuple[TrainTruth, ...]:
@@ -113,7 +91,7 @@ def cases(rows: Sequence[TrainTruth]) -> tuple[Case, ...]:
     grouped: dict[tuple[Any, ...], list[int]] = {}
     for at, row in enumerate(rows):
         words = tuple(v for f in fields(row.work) if isinstance(v := getattr(row.work, f.name), str))
-        grouped.setdefault((row.architecture, row.device, row.per_node, era_of(row), words), []).append(at)
+        grouped.setdefault((row.architecture, row.device, row.per_node, words), []).append(at)
     return tuple(_case([rows[at] for at in found], found) for found in grouped.values())
 
 
@@ -153,35 +131,14 @@ def _case(rows: list[TrainTruth], index: list[int]) -> Case:
         return one(passes * ledger.flops.under(row.basis or "causal") * replicas) / (rate * devices)
 
     return Case(
-        tuple(rows), np.array(index), ledger, c, device, job.work.framework, narrow, era_of(first),
+        tuple(rows), np.array(index), ledger, c, device, job.work.framework, narrow,
         np.array([seconds(row, at) for at, row in enumerate(rows)]),
     )  # fmt: skip
 
 
-def prior_sd(key: Key) -> float:
-    """Return the width of the prior of one offset."""
-    scope, operator, quantity = key
-    own = STARTS.get((operator, quantity)) or SHARES.get((operator, quantity))
-    common = own.sd if own else SHARE_SD
-    if scope.startswith("era:"):
-        return ERA_SD
-    if scope == "all" or scope.startswith("pool:"):
-        return common
-    if scope.startswith("framework:"):
-        return FRAMEWORK_NETWORK_SD if operator == "scaleout" else FRAMEWORK_SD
-    return FAMILY_SD
-
-
 def keys_of(case: Case) -> tuple[Key, ...]:
     """Return the offsets a case's prediction depends on."""
-    quantities = [key for key in dict.fromkeys((*STARTS, *SHARES, *BY_FAMILY, *BY_FRAMEWORK)) if key not in HELD]
-    return tuple(
-        key for operator, quantity in quantities
-        if operator != "narrow" or quantity == case.narrow
-        for key in training_terms(
-            operator, quantity, family=case.device.family, kind=case.device.kind, framework=case.framework, era=case.era
-        )
-    )  # fmt: skip
+    return tuple(key for own in training_keys(case.device, case.framework, case.narrow).values() for key in own)
 
 
 def fit_training(found: Sequence[Case], *, source: str = "", date: str = "") -> dict[Key, Offset]:
@@ -253,9 +210,14 @@ def _first_slopes(case: Case) -> Array:
 
 
 def _slopes(case: Case, own: tuple[Key, ...], told: Mapping[Key, Offset]) -> Array:
-    before = np.log(case.predicted_s(told))
-    moved = ({**told, key: Offset(told[key].offset + NUDGE, 0.0, 0, "", "")} for key in own)
-    return np.stack([(np.log(case.predicted_s(one)) - before) / NUDGE for one in moved], axis=1)
+    """Return the derivatives of a case's rows by ``own`` offsets, (rows, offsets): those of one quantity add, so theirs are equal."""
+    found = slopes(
+        case.ledger, case.ceilings, device=case.device, framework=case.framework, narrow=case.narrow, fitted=told
+    )
+    of = {
+        key: found[one] for one, keys in training_keys(case.device, case.framework, case.narrow).items() for key in keys
+    }
+    return np.stack([np.broadcast_to(of[key], len(case.rows)) for key in own], axis=1)
 
 
 def source_weights(rows: Sequence[TrainTruth]) -> Array:

@@ -8,243 +8,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.documents.training import CONVENTIONS
-from bytebound.errors import PhysicsError
-from bytebound.facts.training_shares import training_spread
-from bytebound.ledger.ledger import CONTEXT, ELEMENTWISE, EXPERT, MATH
+from bytebound.ledger.ledger import MATH
 from bytebound.ledger.training import train_ledger
-from bytebound.ledger.training_exchanges import (
-    ALL_TO_ALL,
-    BACKWARD_PASS,
-    FIRST_FORWARD,
-    FORWARD_PASS,
-    HOST,
-    LAST_BACKWARD,
-    PRODUCTS,
-    REDUCE,
-    RING,
-    SCORES,
-    SEND,
-    STAGE,
-)
-from bytebound.ledger.training_job import AGAIN, BACKWARD, FORWARD, lay_out
+from bytebound.ledger.training_job import lay_out
 from bytebound.ledger.training_memory import training_memory
-from bytebound.predict.roofline import between, join, rates
 from bytebound.predict.training_attained import attained_in_training
+from bytebound.predict.training_parts import step_parts
+from bytebound.predict.training_spread import step_spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from bytebound.documents.device import Device
     from bytebound.documents.work import Train
     from bytebound.facts.calibration import Key, Offset
     from bytebound.ledger.training import TrainingLedger
     from bytebound.ledger.training_memory import Held
     from bytebound.predict.estimate import Setting
     from bytebound.predict.roofline import Ceilings
-    from bytebound.predict.training_attained import TrainingAttained
 
     Array = NDArray[Any]
 
 NARROW = {"fp8-mixed": "fp8", "fp4-mixed": "fp4"}
 NARROWER = {"fp4": ("fp4", "fp8"), "fp8": ("fp8",), "": ()}
 """Formats products of layers run in, widest last: a device without fp4 does them in fp8, one without either in 16 bits."""
-WIDEST_HEAD = 256.0
-"""Query and value widths together from which attention kernels are at full speed (heads of 128)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passes:
-    """Seconds of one micro-batch over all layers on one device, (requests,): the layers' and the head's by pass, and by resource."""
-
-    layers: Array
-    head: Array
-    computing: Array
-    moving: Array
-    again: Array
-    scores: Array
-    kernels: Array
-
-
-def step_parts(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) -> tuple[Mapping[str, Array], Array]:
-    """Return the seconds of one step by ``documents.training.TIME_PARTS``, and the share of it that is bubble, (requests,).
-
-    A stage does its layers' passes one after another; rows join both roofs as in ``roofline.join``. What an exchange can hide
-    behind costs the hypotenuse of both instead of their sum. The longest stage sets the pace: with micro-batches m, stages p
-    and the schedule's bubble share β a step is ``m t_longest + β/(1 − β) m t_mean``.
-
-    Args:
-        ledger: of the job.
-        c: the device's ceilings.
-        found: what kernels attain.
-
-    Raises:
-        PhysicsError: faster than its FLOPs at peak or its bytes at datasheet bandwidth (a bug of ours).
-    """
-    job = ledger.job
-    m, pp = job.microbatches, job.pp
-    once = _passes(ledger, c, found)
-    up, out, host, step_up, step_out, step_host = _exposed(ledger, c, found, once)
-    stage = (once.layers + once.head).sum(axis=0)
-    launched = np.hypot(stage, found.launch_s * once.kernels) - stage
-    experts = found.expert_s * _expert_layers(ledger) * (2.0 + job.again)
-    mean = (stage + launched + experts + up + out + host) / pp
-    uneven = np.maximum(_longest(ledger, once, mean) - mean, 0.0)
-    bubble = ledger.bubble
-    waiting = m * uneven + m * mean * bubble / (1 - bubble)
-    optimizer = np.hypot(
-        ledger.optimizer_bytes / (c.memory_bytes_per_s * found.memory),
-        ledger.optimizer_flops / (c.flop_per_s[MATH.index("bf16")] * found.gemm),
-    )
-    parts = {
-        "compute": m / pp * once.computing, "memory": m / pp * once.moving, "recompute": m / pp * once.again,
-        "scale_up_link": m / pp * up + step_up, "scale_out_link": m / pp * out + step_out, "host_link": m / pp * host + step_host,
-        "bubble": waiting, "optimizer": optimizer, "overhead": m / pp * (launched + experts) + found.step_s,
-    }  # fmt: skip
-    total = np.asarray(sum(parts.values()))
-    slower = found.growth * np.log2(np.maximum(job.devices, 1.0)) * total
-    parts["overhead"] = parts["overhead"] + slower
-    total = total + slower
-    _check_floor(ledger, c, total)
-    return {name: value + 0.0 * total for name, value in parts.items()}, waiting / total
-
-
-def _passes(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) -> Passes:
-    """Return the seconds of a micro-batch's rows."""
-    rows, kinds = ledger.rows, ledger.rows.op_class
-    narrow = ledger.job.narrow != ledger.job.wide
-    in_narrow = (rows.math[:, 0] == MATH.index(ledger.job.narrow)) & narrow
-    share = np.where(in_narrow, found.gemm_narrow, found.gemm)
-    share = np.where(kinds == EXPERT, found.expert_narrow if narrow else found.expert, share)
-    share = np.where(kinds == CONTEXT, found.attention, share)
-    penalty = 1 + found.gemm_edge * ledger.edges
-    attends = (
-        np.flatnonzero((kinds == CONTEXT) & (rows.pairs[:, 0] > 0))
-        if rows.pairs.shape[0] > 1
-        else np.zeros(0, dtype=int)
-    )
-    if len(attends):
-        pairs, queries = rows.pairs[attends], rows.queries[attends]
-        width = rows.flops[attends] / (2 * pairs)
-        slow = np.maximum(WIDEST_HEAD / width, 1.0) ** found.attention_narrow * (
-            1 + found.attention_edge * queries / pairs
-        )
-        penalty = np.broadcast_to(penalty, (len(kinds), max(penalty.shape[1], slow.shape[1]))).copy()
-        penalty[attends] = slow
-    compute_s = rows.flops / (rates(rows, c) * share[:, None]) * penalty
-    memory_share = np.where(kinds == ELEMENTWISE, found.memory / found.traffic, found.gemm_memory)[:, None]
-    memory_s = (rows.weight_bytes + rows.activation_bytes) / (c.memory_bytes_per_s * memory_share)
-    body, by_compute = join(compute_s, memory_s + 0.0 * compute_s, kinds)
-    body = body * rows.repeat
-    slower_back = np.where(kinds == CONTEXT, found.attention / found.attention_backward, 1.0)[:, None]
-    forward, backward, again = (
-        body * ledger.times[FORWARD], body * ledger.times[BACKWARD] * slower_back, body * ledger.times[AGAIN],
-    )  # fmt: skip
-    once = forward + backward
-    layered = ledger.layered[:, None]
-    scores = np.where((kinds == CONTEXT)[:, None], once + again, 0.0).sum(axis=0)
-    stacked = np.stack([(x * layered).sum(axis=0) for x in (forward, backward, again)])
-    head = np.stack([(x * ~layered).sum(axis=0) for x in (forward, backward, again)])
-    return Passes(
-        layers=stacked, head=head, computing=(once * by_compute).sum(axis=0),
-        moving=(once * (1 - by_compute)).sum(axis=0), again=again.sum(axis=0), scores=scores,
-        kernels=(rows.launches * rows.repeat * ledger.times.sum(axis=0)).sum(axis=0),
-    )  # fmt: skip
-
-
-def _expert_layers(ledger: TrainingLedger) -> Array:
-    """Return the layers with routed experts."""
-    rows = ledger.rows
-    expert = rows.op_class == EXPERT
-    return np.asarray(rows.repeat[expert].sum(axis=0) / 2.0) if expert.any() else np.zeros(1)
-
-
-def _longest(ledger: TrainingLedger, once: Passes, mean: Array) -> Array:
-    """Return the seconds of a micro-batch on the longest stage.
-
-    The head is on the last one, which has a layer less where a layer stands for it (``schedules.stage_layers``).
-    """
-    job = ledger.job
-    first, second, last = ledger.stages
-    head = once.head.sum(axis=0)
-    each = (mean * job.pp - head) / ledger.layers
-    return np.asarray(np.maximum(np.maximum(first, second) * each, np.minimum(last, ledger.layers) * each + head))
-
-
-def _exposed(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained, once: Passes) -> tuple[Array, ...]:
-    """Return exposed seconds on the scale-up, scale-out and host links: per micro-batch over all layers, then per step."""
-    x, job = ledger.exchanges, ledger.job
-    nothing = np.zeros(1)
-    if not x.names:
-        return (nothing,) * 6
-    seconds, crossing = _link_seconds(ledger, c, found)
-    whole = once.layers + once.head
-    forward, backward = whole[FORWARD], whole[BACKWARD] + whole[AGAIN]
-    spent = np.zeros((6, np.broadcast_shapes(seconds.shape[1:], forward.shape)[0]))
-    behind = {
-        FORWARD_PASS: forward, BACKWARD_PASS: backward, FIRST_FORWARD: forward / job.pp, LAST_BACKWARD: backward / job.pp,
-        SCORES: once.scores, STAGE: forward + backward,
-    }  # fmt: skip
-    for hider in np.unique(x.hider):
-        at = x.hider == hider
-        total = seconds[at].sum(axis=0)
-        if hider == PRODUCTS:
-            kept = found.tensor_exposed
-        elif hider in behind:
-            kept = (np.hypot(behind[hider], total) - behind[hider]) / np.maximum(total, 1e-300)
-        else:
-            kept = 1.0
-        for index in np.flatnonzero(at):
-            part = seconds[index] * kept * (found.experts_exposed if x.kind[index] == ALL_TO_ALL else 1.0)
-            base = 3 if x.per_step[index] else 0
-            if x.kind[index] == HOST:
-                spent[base + 2] += part
-            else:
-                spent[base] += part * ~crossing[index]
-                spent[base + 1] += part * crossing[index]
-    return tuple(spent)
-
-
-def _link_seconds(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the seconds of every exchange on the link that takes longest, and whether that is between nodes.
-
-    A group inside one domain uses the scale-up link; a larger one works on both levels at the same time. Rings wait one hop per
-    member. Volumes: ring all-reduce 2 (n − 1)/n S, gather and reduce-scatter (n − 1)/n S (Thakur et al. 2005); an exchange of tokens
-    sends each once to every node that has one of its experts.
-    """
-    x = ledger.exchanges
-    n, payload, kind = x.group, x.payload_bytes, x.kind[:, None]
-    inside = np.clip(np.floor(c.domain / x.stride), 1.0, n)
-    nodes = np.ceil(n / inside)
-    trips = np.where(kind == REDUCE, 2.0, 1.0)
-    spread = kind == ALL_TO_ALL
-    up = np.where(spread, (inside - 1) / n * payload, trips * (inside - 1) / inside * payload)
-    apart = nodes * -np.expm1(x.copies * np.log1p(-1 / np.maximum(nodes, 1 + 1e-9))) / x.copies  # nodes per copy
-    out = np.where(
-        spread, (nodes - 1) / nodes * payload * np.minimum(apart, 1.0), trips * (nodes - 1) / nodes * payload / inside
-    )
-    passed = (kind == RING) | (kind == SEND)
-    up = np.where(passed, np.where(nodes > 1, 0.0, payload), up)
-    out = np.where(passed, np.where(nodes > 1, payload, 0.0), out)
-    up_s = between(found.collective_s, up / (c.scaleup_bytes_per_s * found.scaleup))
-    hops = found.hop_s * np.where(passed | spread, 1.0, trips * (nodes - 1))
-    out_s = np.where(
-        nodes > 1, between(hops + found.collective_s, out / (c.scaleout_bytes_per_s * found.scaleout)), 0.0
-    )
-    host_s = payload / (c.host_bytes_per_s * found.scaleup)
-    seconds = np.where(kind == HOST, host_s, np.maximum(up_s, out_s)) * x.events
-    return seconds, np.broadcast_to((out_s > up_s) & (kind != HOST), seconds.shape)
-
-
-def _check_floor(ledger: TrainingLedger, c: Ceilings, total: Array) -> None:
-    """Raise PhysicsError where a step is shorter than its model FLOPs at peak or its bytes at full bandwidth."""
-    job, rows = ledger.job, ledger.rows
-    times = ledger.times.sum(axis=0)
-    share = job.microbatches / job.pp
-    flops_s = (rows.flops * rows.repeat * times / rates(rows, c)).sum(axis=0) * share
-    bytes_s = (rows.weight_bytes * rows.repeat * times).sum(axis=0) * share / c.memory_bytes_per_s
-    if bool(np.any(total < np.maximum(flops_s, bytes_s) * (1 - 1e-9))) or not bool(np.all(np.isfinite(total))):
-        raise PhysicsError("a training step came out faster than its FLOPs at peak rate or its bytes at full bandwidth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +48,8 @@ class TrainingTime:
             recomputed. flops_by_convention: model FLOPs under each of ``documents.training.CONVENTIONS``.
         peak_flop_per_s: dense peak of one device in the widest dtype the precision multiplies in.
         devices: devices at work. tokens: tokens of one step. microbatches: of one step and replica.
-        bubble_share: of the step. spread: half-width factor of the 80 % interval of the step.
+        bubble_share: of the step.
+        ceilings, device, narrow, fitted: what the step was predicted from, for ``spread``.
     """
 
     ledger: TrainingLedger
@@ -276,7 +66,23 @@ class TrainingTime:
     microbatches: Array
     bubble_share: Array
     moved_bytes: Array
-    spread: Array
+    ceilings: Ceilings
+    device: Device
+    narrow: str
+    fitted: Mapping[Key, Offset] | None
+
+    @property
+    def spread(self) -> Array:
+        """Half-width factor of the 80 % interval of the step; takes some twenty times as long to find as the step itself."""
+        flat = step_spread(
+            self.ledger, self.ceilings, device=self.device, framework=self.ledger.job.work.framework, narrow=self.narrow,
+            fitted=self.fitted,
+        )  # fmt: skip
+        return (
+            flat.reshape(self.step_s.shape)
+            if flat.size == self.step_s.size
+            else np.broadcast_to(flat, self.step_s.shape)
+        )
 
     @property
     def total_bytes(self) -> Array:
@@ -325,16 +131,13 @@ def narrow_of(setting: Setting, work: Train) -> str:
     return next((name for name in NARROWER[NARROW.get(work.precision, "")] if name in known), "")
 
 
-def train_time(
-    setting: Setting, work: Train, fitted: Mapping[Key, Offset] | None = None, era: str = ""
-) -> TrainingTime:
+def train_time(setting: Setting, work: Train, fitted: Mapping[Key, Offset] | None = None) -> TrainingTime:
     """Return step time and memory of ``work`` on every device the degrees ask for.
 
     Args:
         setting: model and machine; only its ceilings' rates are used, not what its serving engine attains.
         work: the request; arrays of any shape broadcast.
         fitted: offsets to use; None: the shipped ones.
-        era: of the framework, see ``training_attained``; empty: as most published runs.
 
     Raises:
         PhysicsError: a step came out faster than physics allows (a bug of ours).
@@ -345,9 +148,8 @@ def train_time(
     narrow = narrow_of(setting, work)
     job = lay_out(setting.table, work, narrow)
     ledger = train_ledger(setting.table, job)
-    found = attained_in_training(device, job.work.framework, narrow, fitted, era)
+    found = attained_in_training(device, job.work.framework, narrow, fitted)
     parts, bubble = step_parts(ledger, c, found)
-    kind = "moe" if bool((ledger.rows.op_class == EXPERT).any()) else "dense"
     shape = work.shape
 
     def shaped(value: Array) -> Array:
@@ -367,5 +169,5 @@ def train_time(
         flops_by_convention={name: shaped(value) for name, value in counted.items()},
         peak_flop_per_s=np.asarray(c.flop_per_s[MATH.index(job.wide)]), devices=shaped(job.devices),
         tokens=shaped(job.seq * job.micro * replicas), microbatches=shaped(job.microbatches), bubble_share=shaped(bubble),
-        moved_bytes=shaped(ledger.moved_bytes), spread=shaped(np.full(1, training_spread(device.family, job.work.framework, kind))),
+        moved_bytes=shaped(ledger.moved_bytes), ceilings=c, device=device, narrow=narrow, fitted=fitted,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from bytebound.facts.efficiency import efficiency
 from bytebound.facts.training_shares import (
     FRAMEWORK_TRAFFIC,
+    HELD,
     NEWER,
     PORTABLE_ATTENTION,
     SHARES,
@@ -36,7 +37,6 @@ class _Asked(NamedTuple):
     kind: str
     framework: str
     narrow: str
-    era: str
     powered: float
 
 
@@ -69,7 +69,7 @@ class TrainingAttained:
 
 
 def attained_in_training(
-    device: Device, framework: str, narrow: str = "", fitted: Mapping[Key, Offset] | None = None, era: str = ""
+    device: Device, framework: str, narrow: str = "", fitted: Mapping[Key, Offset] | None = None
 ) -> TrainingAttained:
     """Return what ``framework`` attains on ``device``.
 
@@ -78,11 +78,10 @@ def attained_in_training(
         framework: of the run (``documents.work.FRAMEWORKS``).
         narrow: ``fp8`` or ``fp4`` where products of layers run in it, else empty.
         fitted: offsets to use; None: the shipped ones.
-        era: ``NEWEST`` for a release from that one on; empty: as most published runs.
     """
     bf16 = device.flop_per_s.get("bf16")
     powered = device.power_w.value / bf16.value / UNTHROTTLED_W_PER_FLOP_S if bf16 and device.power_w else 1.0
-    asked = _Asked(device.family, device.kind, framework, narrow, era, min(powered, 1.0))
+    asked = _Asked(device.family, device.kind, framework, narrow, min(powered, 1.0))
     return _shipped(asked) if fitted is None else _attained(asked, fitted)
 
 
@@ -91,9 +90,7 @@ def _shipped(asked: _Asked) -> TrainingAttained:
     return _attained(asked, training_offsets())
 
 
-def training_terms(
-    operator: str, quantity: str, *, family: str, kind: str, framework: str, era: str = ""
-) -> tuple[Key, ...]:
+def training_terms(operator: str, quantity: str, *, family: str, kind: str, framework: str) -> tuple[Key, ...]:
     """Return the keys of the offsets that correct one quantity; a key without a fitted row counts 0."""
     common = efficiency(family, kind).pool if (operator, quantity) == ("gemm", "share") else "all"
     keys = [(common, operator, quantity)]
@@ -101,8 +98,6 @@ def training_terms(
         keys.append((family, operator, quantity))
     if (operator, quantity) in BY_FRAMEWORK:
         keys.append((f"framework:{framework}", operator, quantity))
-    if era and (operator, quantity) in BY_ERA:
-        keys.append((f"era:{era}", operator, quantity))
     return tuple(keys)
 
 
@@ -110,18 +105,23 @@ BY_FAMILY = frozenset({("gemm", "share"), ("narrow", "fp8"), ("narrow", "fp4"), 
 """Quantities a device family has an offset of its own for."""
 BY_FRAMEWORK = frozenset({("attention", "share"), ("elementwise", "traffic"), ("scaleout", "share")})
 """Quantities a framework has an offset of its own for."""
-BY_ERA = frozenset({("expert", "share"), ("host", "expert_s"), ("experts", "exposed")})
-"""Quantities that differ by release: kernels and dispatch of routed experts."""
-NEWEST_FROM, NEWEST = "26.06", "26.06"
-"""Releases of Megatron-Bridge from this one on do routed experts markedly faster than all that most published runs were made with."""
+
+
+def training_keys(device: Device, framework: str, narrow: str) -> dict[tuple[str, str], tuple[Key, ...]]:
+    """Return what a step time depends on and published runs tell: operator and quantity -> keys of the offsets that correct it."""
+    asked = dict.fromkeys((*STARTS, *SHARES, *BY_FAMILY, *BY_FRAMEWORK))
+    return {
+        one: training_terms(*one, family=device.family, kind=device.kind, framework=framework)
+        for one in asked if one not in HELD and (one[0] != "narrow" or one[1] == narrow)
+    }  # fmt: skip
 
 
 def _attained(asked: _Asked, fitted: Mapping[Key, Offset]) -> TrainingAttained:
-    family, kind, framework, narrow, era, powered = asked
+    family, kind, framework, narrow, powered = asked
     published = efficiency(family, kind)
 
     def offset(operator: str, quantity: str) -> float:
-        keys = training_terms(operator, quantity, family=family, kind=kind, framework=framework, era=era)
+        keys = training_terms(operator, quantity, family=family, kind=kind, framework=framework)
         return sum(fitted[key].offset for key in keys if key in fitted)
 
     def share(odds: float) -> float:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bytebound.errors import RequestError
-from bytebound.facts.training_shares import spread_key
 from bytebound.fitting.training import cases
-from bytebound.fitting.training_left_out import leave_publications_out, publication, widths
+from bytebound.fitting.training_left_out import half_widths, leave_publications_out, publication
 from bytebound.validate.training import TIMES, one_per_run, refusal
 
 if TYPE_CHECKING:
@@ -39,11 +38,4 @@ def left_out_times(
         )  # fmt: skip
     tell(f"fitting step times without each of {len(named)} publications")
     left = leave_publications_out(cases(timed))
-    told: dict[str, tuple[float, float]] = {}
-    for name in sorted(named):
-        width = widths([one for one in left if publication(one.row.source) != name])
-        for one in left:
-            if publication(one.row.source) == name:
-                wider = width[spread_key("unseen")].offset if one.unseen and spread_key("unseen") in width else 1.0
-                told[one.row.id] = (one.error, width[spread_key(one.kind)].offset * wider)
-    return told
+    return {one.row.id: (one.error, float(width)) for one, width in zip(left, half_widths(left), strict=True)}
