@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -54,6 +55,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         self.optimizing = 0
         self.past_backward = False
         self.last = ""
+        self.given_up: frozenset[int] = frozenset()
         self.hooks = ExitStack()
         self.by_parameter: dict[int, tuple[str, str]] = {}
 
@@ -99,6 +101,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         if self.alive.get(key, (None,))[0] == number:
             del self.alive[key]
         self.recording.storages[number].died = len(self.recording.events)
+        if number in self.given_up:
+            self.recording.storages[number].died = len(self.recording.events) - 1
+            self.given_up = frozenset()
 
     def _mark_gradient(self, parameter: Tensor) -> None:
         for gradient in (parameter.grad, getattr(parameter, "main_grad", None)):  # the latter is Megatron's 32-bit one
@@ -199,6 +204,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         if phase == "forward" or len(self.stack) > self.depth:
             self.by_sequence.setdefault(torch._C._autograd._get_sequence_nr() - 1, module)  # noqa: SLF001
         known = operator(func)
+        self.given_up = frozenset()
         try:
             out = func(*args, **kwargs)
         except DataDependentOutputException:
@@ -249,11 +255,28 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
                 writes=tuple(writes.items()),
             )
         )
+        if self._accumulates(known, inputs, outputs):
+            self.given_up = frozenset(fed)
         if not len(self.recording.events) % 256 and time.monotonic() > self.deadline:
             raise UnfinishedError(
                 f"tracing took longer than {self.limit_s:g} s ({len(self.recording.events):,} operators)",
                 mend="trace a shorter sequence or fewer layers, or raise the limit",
             )
+
+    def _accumulates(self, known: Operator, inputs: list[tuple[int, Tensor]], outputs: list[Tensor]) -> bool:
+        """Whether autograd adds two gradients of one tensor here.
+
+        On real tensors it adds into one that nobody else holds (torch/csrc/autograd/input_buffer.cpp, ``can_accumulate_inplace``);
+        under a dispatch mode it makes a third. The first operand to die with this operator gives its memory to the sum.
+        """
+        return (
+            known.name == "add"
+            and self.phase == "backward"
+            and not torch.is_grad_enabled()  # else a recomputation
+            and not isinstance(torch._C._current_autograd_node(), BackwardCFunction)  # noqa: SLF001 - its own arithmetic
+            and len(inputs) == 2
+            and all(tensor.untyped_storage().nbytes() == outputs[0].untyped_storage().nbytes() for _, tensor in inputs)
+        )
 
     def _owner(self, fed: set[int]) -> str:
         """Path of the one module whose parameters an optimizer's operator touches ("" for several)."""
