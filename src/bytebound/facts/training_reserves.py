@@ -21,7 +21,8 @@ class TrainingReserve:
         interleaved: the high end of it where a pipeline stage has several chunks of layers.
         context_bytes: of the driver and its libraries, in no allocator.
         link_bytes: of one communicator's buffers, of which there is one per parallel degree above 1.
-        spread: half-width factor of the 80 % interval of allocated bytes.
+        spread: half-width factor of the 80 % interval of allocated bytes, in what the framework's measured or traced runs did.
+        unseen: further factors for what they did not do: recomputation, eager attention, 8-bit and 4-bit formats; 1 where they did.
         source: where the numbers are from.
     """
 
@@ -31,6 +32,7 @@ class TrainingReserve:
     context_bytes: Three
     link_bytes: Three
     spread: float
+    unseen: Three
     source: str
 
 
@@ -50,7 +52,10 @@ def find_training_reserve(framework: str) -> TrainingReserve:
         low, middle, high = (float(row[f"{name}_{end}{suffix}"]) for end in ("low", "middle", "high"))
         return low, middle, high
 
+    unseen = (
+        float(row["recompute_spread_ratio"]), float(row["eager_spread_ratio"]), float(row["narrow_spread_ratio"]),
+    )  # fmt: skip
     return TrainingReserve(
         framework, three("fragmentation", "_ratio"), float(row["interleaved_high_ratio"]), three("context", "_bytes"),
-        three("link", "_bytes"), float(row["spread_ratio"]), row["source"],
+        three("link", "_bytes"), float(row["spread_ratio"]), unseen, row["source"],
     )  # fmt: skip

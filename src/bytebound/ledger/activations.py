@@ -29,8 +29,11 @@ FUSED_FRAMEWORKS = frozenset({"megatron", "deepspeed", "jax"})
 WIDE, HALF = 4.0, 2.0
 FOUR_BIT_INPUT_BYTES = {"litgpt": 4.0}
 """Bytes per value of the input that a 4-bit product keeps for its backward pass, 2 where not named: bitsandbytes ``MatMul4Bit``
-saves it for frozen weights too. litgpt's are 32-bit copies, one per product: deduced from its QLoRA runs against its LoRA
-runs (litgpt config_hub/finetune/README.md: 23 to 35 s b h per layer more, where 4 bytes per input make 26 to 30)."""
+saves it for frozen weights too. litgpt's are 32 bits wide: deduced from its QLoRA runs against its LoRA runs
+(litgpt config_hub/finetune/README.md: 23 to 35 s b h per layer more, where 4 bytes per input make 26 to 30)."""
+DROPPED_BYTES = 3.0
+"""Bytes per value that dropout in front of an adapter keeps: its mask, and the 16-bit input it leaves. litgpt's adapters all have
+it (``lora_dropout`` 0.05), one in front of each linear layer, q, k and v being one. Traced from litgpt 0.5.3 (``lora.LoRALinear``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,12 @@ def _product_rows(table: OpTable, work: Train, *, dropout: bool) -> Array:
     masks = 0.0
     if dropout:
         masks = (p.outputs * inner * (p.shard == t.ROW))[extend] * beside
+    if (
+        work.framework == "litgpt" and work.trainable != "full"
+    ):  # adapters of some of q, k and v are padded to all of them
+        parts = adapted_parts(table, work.lora_targets)
+        merged = np.array([name.count("+") + 1.0 for name in p.names])
+        made = made + inside * (p.outputs * np.where(parts < merged, parts / merged, 0.0))[extend]
     if eager:  # what experts make is kept to be weighted; fused kernels weight it before the last product
         made = made + inside * (p.outputs * is_expert)[extend] * row * expert_rows
     return np.asarray(tokens * (active * (read + made) + routed + masks) * _width(work))
@@ -249,7 +258,12 @@ def _kept_per_input(table: OpTable, work: Train) -> Array:
         )
         return np.asarray(entering * np.where(copied, merged, first))
     parts = adapted_parts(table, work.lora_targets)
-    kept_inputs = WIDE * parts if work.framework == "hf" else entering * np.minimum(parts, 1.0) * first
+    if work.framework == "litgpt":
+        kept_inputs = DROPPED_BYTES * np.where(
+            np.array(table.products.roles) == "attention", np.minimum(parts, first), parts
+        )
+    else:
+        kept_inputs = WIDE * parts if work.framework == "hf" else entering * np.minimum(parts, 1.0) * first
     if work.trainable == "qlora":
         kept_inputs = kept_inputs + FOUR_BIT_INPUT_BYTES.get(work.framework, HALF) * first
     return np.asarray(kept_inputs)
@@ -258,8 +272,9 @@ def _kept_per_input(table: OpTable, work: Train) -> Array:
 def _is_gated(table: OpTable, row: int) -> bool:
     """Return whether a product makes gate and up together: the next one reads half of what it makes."""
     p = table.products
-    following = [i for i in range(row + 1, len(p.names)) if p.repeat[i] == p.repeat[row] and p.roles[i] == p.roles[row]]
-    return bool(following) and p.inputs[following[0]] * 2 == p.outputs[row]
+    alike = (i for i in range(row + 1, len(p.names)) if p.roles[i] == p.roles[row] and p.repeat[i] == p.repeat[row])
+    following = next(alike, None)
+    return following is not None and bool(p.inputs[following] * 2 == p.outputs[row])
 
 
 def _score_rows(table: OpTable, work: Train, *, dropout: bool) -> Array:
@@ -279,6 +294,8 @@ def _score_rows(table: OpTable, work: Train, *, dropout: bool) -> Array:
     around = np.where(cp > 1, 2.0, 1.0)
     # the output is kept by the attention itself where the product after it is frozen or adapts a copy
     out = heads * s.v_dim[extend] * size if work.trainable != "full" else 0.0
+    if work.framework == "litgpt":  # v is a view of what the product made, q and k with it, where no head is repeated
+        out = out + size * heads * np.where(s.kv_heads == s.heads, 2 * s.qk_dim, 0.0)[extend]
     flash = size * (q + kv) * around + WIDE * heads + out
     if work.attention == "flash":
         return np.asarray(tokens * flash * _width(work))
@@ -307,7 +324,9 @@ def _norm_rows(table: OpTable, work: Train) -> Array:
     if work.framework in FUSED_FRAMEWORKS:
         each = stream * width
     else:
-        rms = WIDE + (stream if work.trainable == "full" else 0.0)
+        # litgpt multiplies by the norm's weight in 32 bits (litgpt 0.5.3 ``RMSNorm``), Hugging Face in the stream's width
+        scaled = WIDE if work.framework == "litgpt" else stream
+        rms = WIDE + (scaled if work.trainable == "full" else 0.0)
         each = np.where(plain[extend], stream, rms) * width + np.where(plain, 2 * WIDE, WIDE)[extend] * norm[extend]
     beside = np.where((x.width == table.hidden)[extend], _beside(work), 1 / np.asarray(work.tp, dtype=float))
     return np.asarray(tokens * each * beside * _width(work))

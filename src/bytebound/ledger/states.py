@@ -24,6 +24,8 @@ WIDE, HALF = 4.0, 2.0
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """QLoRA's base: 4 bits, an 8-bit scale per 64 values and an fp32 scale per 256 of those (double quantization). Source: Dettmers
 et al. 2023 (arXiv 2305.14314) section 3."""
+NF4_PLAIN_BYTES = 0.5 + 4 / 64
+"""The same with one 32-bit scale per 64 values: litgpt's ``bnb.nf4``, which its QLoRA recipes use (config_hub/finetune)."""
 MASTER_BYTES: Mapping[str, float] = {
     "bf16-mixed": WIDE, "fp16-mixed": WIDE, "fp8-mixed": WIDE, "fp4-mixed": WIDE, "bf16-autocast": 0.0, "bf16": 0.0, "fp32": 0.0,
 }  # fmt: skip
@@ -162,9 +164,11 @@ def state_bytes(table: OpTable, work: Train) -> States:
     weight = weight_bytes(work)
     rest = count.embedding + count.head + count.small
     if work.trainable != "full":
-        base = NF4_BYTES if work.trainable == "qlora" else (WIDE if work.precision == "fp32" else HALF)
-        width = adapter_bytes(work)
-        frozen = dealt(count.dense * base + rest * max(base, HALF if base != WIDE else WIDE), count.experts * base, 3)
+        base, width = frozen_bytes(work), adapter_bytes(work)
+        whole = WIDE if work.precision == "fp32" else HALF
+        # litgpt quantizes every linear layer, transformers all but the head
+        head = count.head * (base if work.framework == "litgpt" else whole)
+        frozen = dealt(count.dense * base + (rest - count.head) * whole + head, count.experts * base, 3)
         adapters = count.adapters
         parameters = frozen + dealt(adapters * width, 0 * adapters, 3)
         gradients = dealt(adapters * width, 0 * adapters, 2)
@@ -176,6 +180,13 @@ def state_bytes(table: OpTable, work: Train) -> States:
     gradients = dealt((count.dense + rest) * gradient, count.experts * gradient, 2)
     dense_states, expert_states = _optimizer(work, count, master)
     return _placed(work, parameters, gradients, dealt(dense_states, expert_states, 1), count.total)
+
+
+def frozen_bytes(work: Train) -> float:
+    """Return bytes of one frozen parameter of a layer under adapters."""
+    if work.trainable == "qlora":
+        return NF4_PLAIN_BYTES if work.framework == "litgpt" else NF4_BYTES
+    return WIDE if work.precision == "fp32" else HALF
 
 
 def adapter_bytes(work: Train) -> float:
@@ -200,6 +211,13 @@ def gradient_bytes(work: Train) -> float:
     kept = WIDE if work.gradients == "fp32" else HALF
     beside = work.framework == "deepspeed" and work.gradients == "fp32" and MASTER_BYTES[work.precision] > 0
     return kept + HALF if beside else kept
+
+
+def whole_gradients(work: Train, count: Parameters) -> Array:
+    """Return bytes of all gradients of a stage before ZeRO deals them out, (3, *requests)."""
+    if work.trainable != "full":
+        return np.asarray(count.adapters * adapter_bytes(work))
+    return np.asarray(count.total * gradient_bytes(work))
 
 
 def moment_bytes(work: Train) -> float:

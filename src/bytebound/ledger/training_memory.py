@@ -13,12 +13,14 @@ from bytebound.ledger.activations import FUSED_FRAMEWORKS, kept, local_tokens
 from bytebound.ledger.schedules import in_flight, is_last, stage_layers
 from bytebound.ledger.states import (
     HALF,
+    MASTER_BYTES,
     WIDE,
     adapter_bytes,
     count_parameters,
     gradient_bytes,
     moment_bytes,
     state_bytes,
+    whole_gradients,
 )
 from bytebound.ledger.training_plan import microbatches
 
@@ -48,11 +50,14 @@ gradients (traced, torch 2.13); code that keeps the model's output alive holds 2
 
 LITGPT_KEPT, LITGPT_CHUNK_TOKENS = 8.0, 128
 """With adapters litgpt works head and loss in chunks of 128 tokens of a sequence (``lm_head_chunk_size``): logits and log-softmax
-of all of them are kept, all else is of one chunk. Traced, litgpt 0.5.3."""
+of all of them are kept; of one chunk there is all else, or the head's matrix, whichever is more. Traced, litgpt 0.5.3."""
 
 DEQUANTIZED_BYTES = 2 * HALF
 """Bytes per value of the matrix that a 4-bit product is at work on: its 16-bit values and their copy in the input's dtype.
 Source: bitsandbytes ``MatMul4Bit`` (``dequantize_4bit(...).to(dtype)``)."""
+
+NARROW = ("fp8-mixed", "fp4-mixed")
+"""Precisions whose recipes differ in which activations they keep in the narrow format."""
 
 WORKSPACE_BYTES = 2.0 * 32 * 2**20
 """cuBLAS workspaces of torch and of Transformer Engine, handed out by the allocator. Source: PyTorch CUDA notes
@@ -144,7 +149,7 @@ def training_memory(table: OpTable, work: Train, *, device_bytes: Array | float)
     full = np.ones(shape)
     return Held(
         parameters, gradients, optimizer, activations, temporary, middle * full, low * full, high * full, np.asarray(host),
-        np.asarray(device_bytes, dtype=float) * full, find_training_reserve(work.framework).spread * full,
+        np.asarray(device_bytes, dtype=float) * full, spread_of(work) * full,
         np.broadcast_to(fullest[0] // 3, shape),
     )  # fmt: skip
 
@@ -162,6 +167,19 @@ def reserved(work: Train, allocated: Array) -> tuple[Array, Array, Array]:
     return low, middle, np.asarray(high + wasted)
 
 
+def spread_of(work: Train) -> float:
+    """Return the half-width factor of the 80 % interval of allocated bytes: of the framework, wider for what its known runs did not do."""
+    reserve = find_training_reserve(work.framework)
+    recomputed, eager, narrow = reserve.unseen
+    widths = [
+        reserve.spread,
+        recomputed if work.recompute != "none" else 1.0,
+        eager if work.attention == "eager" else 1.0,
+        narrow if work.precision in NARROW else 1.0,
+    ]
+    return float(np.exp(np.linalg.norm(np.log(widths))))
+
+
 def _moments(table: OpTable, work: Train, states: States, count: Parameters, one: Kept) -> tuple[Array, ...]:
     """Return parameters, gradients, optimizer, activations and temporaries at each peak, each (4, 3, *requests)."""
     many = in_flight(work)
@@ -171,8 +189,13 @@ def _moments(table: OpTable, work: Train, states: States, count: Parameters, one
     brought_back = one.layer * (share > 0)
     # buffers that live as long as the run (Megatron, DeepSpeed), else gradients come and go with the backward pass
     standing = work.framework in {"megatron", "deepspeed"}
-    piled = np.broadcast_to(standing | (microbatches(work) > 1), states.gradients.shape)
+    several = microbatches(work) > 1
+    piled = np.broadcast_to(standing | several, states.gradients.shape)
     gradients = states.gradients
+    if (
+        work.framework == "litgpt"
+    ):  # no synchronization between micro-batches, so FSDP keeps them whole (``no_backward_sync``)
+        gradients = np.where(several, whole_gradients(work, count), gradients)
     last = is_last(work)
     gathered, head = _gathered(work, count)
     always = _always(table, work, count)
@@ -207,9 +230,8 @@ def _loss(table: OpTable, work: Train, count: Parameters) -> Array:
     logits = LOSS_BYTES[work.framework] * alive * vocabulary / tp
     if work.framework == "litgpt" and work.trainable != "full":
         chunk = np.minimum(np.asarray(work.seq, dtype=float), LITGPT_CHUNK_TOKENS) * np.asarray(work.micro_batch)
-        logits = (LITGPT_KEPT * tokens + LOSS_BYTES["litgpt"] * chunk) * vocabulary / tp
-    if work.framework == "litgpt" and work.trainable == "qlora":
-        logits = logits + DEQUANTIZED_BYTES * vocabulary * table.hidden / tp
+        matrix = DEQUANTIZED_BYTES * table.hidden * (work.trainable == "qlora")
+        logits = (LITGPT_KEPT * tokens + np.maximum(LOSS_BYTES["litgpt"] * chunk, matrix)) * vocabulary / tp
     own = (
         HALF * np.maximum(count.head, vocabulary * table.hidden / tp)
         if work.framework == "megatron"
@@ -232,7 +254,9 @@ def _gathered(work: Train, count: Parameters) -> tuple[Array, Array]:
     reduced = WIDE if work.precision != "bf16" else 0.0
     trained = (cast + reduced) * (work.trainable == "full")
     layer = np.where(whole, count.layer * (UNITS_GATHERED * cast + trained), 0.0)
-    head = np.where(whole, np.maximum(count.head, count.embedding) * (cast + trained) + count.layer * cast, 0.0)
+    # litgpt wraps blocks alone: embedding and head are one unit, whole from the forward pass on
+    ends = count.head + count.embedding if work.framework == "litgpt" else np.maximum(count.head, count.embedding)
+    head = np.where(whole, ends * (cast + trained) + count.layer * cast, 0.0)
     return layer, head
 
 
@@ -272,8 +296,16 @@ def _stand_ins(table: OpTable, work: Train) -> Array:
 def _step(work: Train, states: States) -> Array:
     """Return what the optimizer step holds beside states: one buffer as large as a moment where it works on all tensors at once.
 
-    Source: torch ``_foreach_sqrt`` in ``_multi_tensor_adamw``; ``fused`` and ``loop`` need none of that size.
+    Source: torch ``_foreach_sqrt`` in ``_multi_tensor_adamw``; ``fused`` and ``loop`` need none of that size. Megatron's optimizers
+    of 16-bit gradients copy them to 32 bits first (``_copy_model_grads_to_main_grads``).
     """
+    if (
+        work.framework == "megatron"
+        and work.gradients == "bf16"
+        and MASTER_BYTES[work.precision]
+        and work.offload == "none"
+    ):
+        return np.asarray(states.optimizer * WIDE / (MASTER_BYTES[work.precision] + moment_bytes(work)))
     if work.optimizer_kernel != "foreach" or work.offload != "none":
         return 0.0 * states.optimizer
     if work.optimizer in {"sgd", "sgd-momentum"}:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from bytebound.documents.architecture import Linear
 from bytebound.documents.train_truth import Shape
 from bytebound.models.catalogue import find_model, record
 from bytebound.models.config import build_architecture
@@ -139,7 +140,7 @@ def shape_of(cells: Mapping[str, str]) -> tuple[Shape, tuple[str, ...]]:
     for begins, read in FAMILIES.items():
         if name.startswith(begins) and "llama" not in name:
             return read(name, cells, printed)
-    if "gemma2-2b/" in cells["notes"]:
+    if re.search(r"gemma2(-2)?b/", cells["notes"]):
         name = name.replace("gemma-2b", "gemma-2-2b")  # the file's name is right, the model's column is not
     bare = MODEL_WORDS.sub("", ADAPTER.split(name)[0]).strip()
     if bare in OWN:
@@ -152,8 +153,13 @@ def shape_of(cells: Mapping[str, str]) -> tuple[Shape, tuple[str, ...]]:
         return _llama(bare, printed, cells["model"])
     shape, said = _cut(model, printed)
     # litgpt writes a head of its own into every checkpoint (convert_hf_checkpoint copies the embedding).
-    own_head = cells["source"].startswith("litgpt") and record(model).shape.get("tie_word_embeddings", False)
+    own_head = cells["source"].startswith("litgpt") and _is_tied(architecture_of(shape))
     return (replace(shape, untied=True) if own_head else shape), said
+
+
+def _is_tied(architecture: Architecture) -> bool:
+    """Return whether embedding and head are one matrix."""
+    return any(isinstance(operator, Linear) and operator.tied for *_, operator in architecture.operators())
 
 
 def _cut(model: str, printed: Mapping[str, int]) -> tuple[Shape, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bytebound.documents.architecture import Linear
 from bytebound.truth.readings import Inexpressible
 from bytebound.truth.training_sources import (
+    LITGPT_ACCUMULATED,
     LITGPT_DEVICES,
     LITGPT_RANKS,
     MAXTEXT,
@@ -108,7 +109,8 @@ def _batches(cells: Mapping[str, str], practice: Practice, plan: dict[str, Any],
         batch = 2240
         said.append("280 sequences a replica, as in table 5")
     if practice.key == "litgpt":
-        batch = micro * plan["dp"]  # accumulation changes neither what is held nor what a micro-batch costs
+        accumulated = LITGPT_ACCUMULATED.get(cells["model"].lower(), 1)
+        batch = micro * plan["dp"] * accumulated
     if not seq:
         raise Inexpressible("sequence length not stated", cells["citation_locator"])
     if not micro or not batch:

@@ -58,11 +58,11 @@ SOURCES: Mapping[str, Practice] = {
     # "GB" of Bridge's memory report divides by 1e9 (train_utils.report_memory).
     "NVIDIA Megatron-Bridge memory-tuning skill": Practice(
         "megatron-bridge-memory", PERFORMANCE, memory_unit=GB, basis="causal",
-        uncertain=("that its GB are 1e9 bytes",),
+        uncertain=("that its GB are 1e9 bytes", "that the rank it prints is the fullest"),
     ),
     "NVIDIA Megatron-Bridge recompute skill": Practice(
         "megatron-bridge-recompute", PERFORMANCE, memory_unit=GB, basis="causal",
-        uncertain=("that its GB are 1e9 bytes",),
+        uncertain=("that its GB are 1e9 bytes", "that the rank it prints is the fullest"),
     ),
     "NVIDIA Megatron-Bridge moe-hardware skill": Practice(
         "megatron-bridge-moe", PERFORMANCE, memory_unit=GB, basis="causal",
@@ -158,6 +158,13 @@ LITGPT_DEVICES: Mapping[str, int] = {
 }  # fmt: skip
 """``devices`` of the configuration files that use several; all others use one, on a machine of four too (its README: all runs are
 single-GPU; memory and run times of both machines are equal)."""
+
+LITGPT_ACCUMULATED: Mapping[str, int] = {
+    "gemma-2b full": 4, "stablelm-base-alpha-3b full": 4, "tiny-llama full": 8, "llama-3.2-1b full": 16, "phi-3-mini-4k-instruct full": 2,
+    "llama-2-7b full": 4, "llama-3-8b full": 4,
+}  # fmt: skip
+"""Micro-batches of a step on one device where they matter, for full gradients wait meanwhile: ``global_batch_size`` of
+config_hub/finetune/*/full.yaml. Adapters' gradients are too few to count."""
 
 PEFT_MEAN_TOKENS = 210
 """Tokens of a sample of MetaMathQA in PEFT's comparison, its mean: 4.2e6 tokens over 5,000 steps of 4 samples (results JSON)."""
