@@ -116,7 +116,11 @@ def shard(trace: Trace, work: Train, *, plan: Mapping[str, str] | None = None) -
             what is alive at its peaks.
         UnknownNameError: a style of the plan is not known.
     """
-    device = deal(trace, work, plan)
+    return held(deal(trace, work, plan))
+
+
+def held(device: Device) -> Sharded:
+    """Return what the fullest device holds at its fullest moment; see ``shard``."""
     layout = device.layout
     moments = [(key, part) for index, key in enumerate(layout.moments) for part in _moment(device, index)]
     parts = np.stack([part for _, part in moments])  # (moments, 5, 3, requests)

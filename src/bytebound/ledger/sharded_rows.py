@@ -20,6 +20,7 @@ from bytebound.ledger.sharded_exchanges import traced_exchanges
 from bytebound.ledger.sharded_layout import CASTS
 from bytebound.ledger.sharded_plan import model_parallel_share, treated
 from bytebound.ledger.sharded_rules import (
+    ADAPTER,
     DIVIDED,
     EXPERTS,
     KEYS_AND_VALUES,
@@ -199,7 +200,9 @@ def _one(
     still = _still(op, held) / max(moved, 1.0)
     flops, flow = _flowing(device, trace, op)
     edges = 0 * plan.tp
-    if op.kind in PRODUCTS and held is not None:
+    if (
+        op.kind in PRODUCTS and held is not None and ADAPTER.search(path) is None
+    ):  # adapters' products stream, as formulas have it
         together = op.flops / (2 * held.elements * (1 + (op.phase == "backward"))) * flops * tokens / own
         edges = 1 / np.maximum(together, 1.0)
         if path in where.matrices:

@@ -13,29 +13,42 @@ from bytebound.ledger.traced import PRODUCTS, on_device, traced_ledger, unfused_
 from bytebound.predict.attained import attained
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.roofline import TIME_RESOURCES, lay_on, rates, row_bounds
+from bytebound.predict.traced_plan import plan_trace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
     from bytebound.documents.device import Device, Machine
     from bytebound.documents.trace import Trace, TracedOp
+    from bytebound.documents.work import Train
     from bytebound.predict.roofline import Ceilings, Timing
 
 EAGER = "transformers"
 """Whose fitted shares and start-up times a traced program takes: the engine that runs PyTorch operators one by one."""
 
 
-def estimate_trace(trace: Trace, machine: str | Machine) -> TraceEstimate:
-    """Return what one device of ``machine`` makes of a traced step.
+def estimate_trace(
+    trace: Trace, machine: str | Machine, *, plan: Train | None = None, named: Mapping[str, str] | None = None
+) -> TraceEstimate:
+    """Return what one device of ``machine`` makes of a traced step, and all its devices under a plan.
 
     Args:
         trace: the step, on one device.
-        machine: ``"h100-sxm"``, a machine file, or a Machine; of several devices one is used.
+        machine: ``"8x h100-sxm"``, a machine file, or a Machine; without a plan one device is used.
+        plan: how the step is dealt out over devices (``predict.traced_plan``); None: it is not.
+        named: end of a module's path -> style of tensor parallelism, where names do not tell.
 
     Raises:
-        UnknownNameError, DocumentError: the machine is not understood.
-        RequestError: the step does nothing on a device, or multiplies in a dtype without a rate.
+        UnknownNameError, DocumentError: the machine or a style is not understood.
+        RequestError: the step does nothing on a device, multiplies in a dtype without a rate, or the plan's degrees do not divide it
+            or the machine.
+
+    Example:
+        >>> estimate_trace(step, "8x h100-sxm", plan=Train(dp=8, zero=3, global_batch=8)).plan.memory.fits  # doctest: +SKIP
+        True
     """
     found = machine if not isinstance(machine, str) else find_machine(machine)
     device = found.device
@@ -52,6 +65,7 @@ def estimate_trace(trace: Trace, machine: str | Machine) -> TraceEstimate:
     fits = peak + reserve <= usable
     model_flops = sum(op.flops for op in ops if op.kind in PRODUCTS)
     fastest = _peak_rate(high_ledger.flops * high_ledger.repeat, rates(high_ledger, ceilings))
+    planned = None if plan is None else plan_trace(trace, found, plan, fastest, named)
     return TraceEstimate(
         trace=trace, machine=found.name, peak_bytes=peak, reserve_bytes=reserve, usable_bytes=usable, fits=fits,
         low_s=low_s, high_s=high_s, floor_s=float(low.floor_s[0]),
@@ -59,7 +73,8 @@ def estimate_trace(trace: Trace, machine: str | Machine) -> TraceEstimate:
         verdict=_spent_on(high) if fits else "capacity",
         phases=phases,
         operators=_operators(trace, ops, high_ledger_bounds=row_bounds(high_ledger, ceilings), low=low, high=high),
-        provenance=_provenance(device), notes=_notes(trace, found.devices, ops),
+        provenance=_provenance(device), notes=_notes(trace, 1 if planned else found.devices, ops),
+        plan=planned,
     )  # fmt: skip
 
 
@@ -126,7 +141,7 @@ def _provenance(device: Device) -> tuple[Provenance, ...]:
 def _notes(trace: Trace, devices: int, ops: tuple[TracedOp, ...]) -> tuple[str, ...]:
     notes = []
     if devices > 1:
-        notes.append("the step runs on one device of the machine; bytebound train deals it out to several")
+        notes.append("the step runs on one device of the machine; a plan (tp, pp, dp, zero, …) deals it out to several")
     if any(op.kind == "collective" for op in ops):
         notes.append("exchanges between processes count as the copies they make here")
     if trace.unknown:

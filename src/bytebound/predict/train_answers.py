@@ -19,7 +19,7 @@ from bytebound.predict.estimate import model_facts, settle
 from bytebound.predict.train_fit import SURE, fitting
 from bytebound.predict.train_frameworks import splits_of
 from bytebound.predict.train_memory import chance_of_fitting, memory
-from bytebound.predict.train_request import requested
+from bytebound.predict.train_request import check_devices, requested
 from bytebound.predict.training import train_time
 from bytebound.units import SECONDS_PER_HOUR
 
@@ -168,17 +168,7 @@ def _money(per_token: tuple[Array, Array, Array], tokens: Any, out: Callable[[An
 
 def check(setting: Setting, work: Train) -> None:
     """Raise RequestError where the degrees do not multiply to the machine's devices, or a share of them, or do not divide the model."""
-    rest = np.asarray(work.tp, dtype=float) * work.pp * work.cp
-    used, have = np.atleast_1d(rest * work.dp), setting.machine.devices
-    wrong = (used > have) | (have % used != 0)
-    if bool(np.any(wrong)):
-        asked, fixed = float(used[wrong][0]), float(np.broadcast_to(rest, used.shape)[wrong][0])
-        mend = f"set dp to {have / fixed:g}" if have % fixed == 0 else f"choose degrees whose product divides {have:,}"
-        raise RequestError(
-            f"tp × pp × dp × cp is {asked:,.0f} and {setting.machine.name} has {have:,} device{'s' if have > 1 else ''}",
-            place="tp, pp, dp, cp",
-            mend=f'{mend}, or name a machine of {asked:.0f}, such as "{asked:.0f}x {setting.machine.device.id}"',
-        )
+    check_devices(work, setting.machine)
     narrow = work.precision.removesuffix("-mixed")
     if narrow in {"fp8", "fp4"} and narrow not in setting.machine.device.flop_per_s:
         wider = "fp8-mixed" if "fp8" in setting.machine.device.flop_per_s else sixteen_bit(setting)

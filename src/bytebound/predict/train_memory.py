@@ -54,10 +54,13 @@ def bounds(timed: TrainingTime) -> tuple[Array, Array]:
 
 def chance_of_fitting(timed: TrainingTime) -> Array:
     """Return the probability that the bytes held are at most the usable ones: of a normal error with the half-width of that side."""
-    low, high = bounds(timed)
-    total = timed.total_bytes
-    room = timed.usable_bytes - total
-    half = np.maximum(np.where(room >= 0, high - total, total - low), 1.0)
+    return chance_within(timed.total_bytes, *bounds(timed), timed.usable_bytes)
+
+
+def chance_within(total: Array | float, low: Array | float, high: Array | float, usable: Array | float) -> Array:
+    """Return the probability that ``total`` bytes are at most ``usable``, its 80 % interval being ``low`` to ``high``."""
+    room = np.asarray(usable) - total
+    half = np.maximum(np.where(room >= 0, np.asarray(high) - total, np.asarray(total) - low), 1.0)
     return normal_cdf(LEVEL_Z * room / half)
 
 

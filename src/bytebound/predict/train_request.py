@@ -53,6 +53,21 @@ def requested(work: Train | None, stated: dict[str, Any], machine: Machine) -> t
     return asked, tuple(assumed)
 
 
+def check_devices(work: Train, machine: Machine) -> None:
+    """Raise RequestError where the degrees do not multiply to the machine's devices, or to a number that divides them."""
+    rest = np.asarray(work.tp, dtype=float) * work.pp * work.cp
+    used, have = np.atleast_1d(rest * work.dp), machine.devices
+    wrong = (used > have) | (have % used != 0)
+    if bool(np.any(wrong)):
+        asked, fixed = float(used[wrong][0]), float(np.broadcast_to(rest, used.shape)[wrong][0])
+        mend = f"set dp to {have / fixed:g}" if have % fixed == 0 else f"choose degrees whose product divides {have:,}"
+        raise RequestError(
+            f"tp × pp × dp × cp is {asked:,.0f} and {machine.name} has {have:,} device{'s' if have > 1 else ''}",
+            place="tp, pp, dp, cp",
+            mend=f'{mend}, or name a machine of {asked:.0f}, such as "{asked:.0f}x {machine.device.id}"',
+        )
+
+
 def _number(value: Any) -> Any:
     return value if np.ndim(value) else int(value)
 
