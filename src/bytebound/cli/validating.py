@@ -49,7 +49,11 @@ def validate(
     ] = False,
     protocol: Annotated[Asked, Parameter(help="What the fit may have seen of the rows it predicts.")] = "fit",
     by: Annotated[
-        str, Parameter(help="Group by source, device, family, engine, model, kind, metric, regime: any, with commas.")
+        str,
+        Parameter(
+            help="Group by source, device, family, engine, model, kind, metric, regime (training: source, device, framework, precision, model, "
+            "metric, recompute, trainable): any, with commas."
+        ),
     ] = EVERY_KEY,
     worst: Annotated[int, Parameter(help="Rows furthest off to show, with our best explanation.")] = 20,
     markdown: Annotated[Path | None, Parameter(help="Also write the accuracy page of the documentation.")] = None,

@@ -61,14 +61,14 @@ def validate_training_rows(
 
 
 def training_keys(by: str) -> tuple[str, ...]:
-    """Return what to group by; an empty text: everything training can be grouped by.
+    """Return what to group by; an empty text: by what is shown where nobody says.
 
     Raises:
         UnknownNameError: a name that is no key of training rows.
     """
-    from bytebound.documents.training_validation import TRAINING_KEYS  # noqa: PLC0415
+    from bytebound.documents.training_validation import SHOWN_KEYS, TRAINING_KEYS  # noqa: PLC0415
 
-    keys = tuple(dict.fromkeys(part.strip() for part in by.split(",") if part.strip())) or TRAINING_KEYS
+    keys = tuple(dict.fromkeys(part.strip() for part in by.split(",") if part.strip())) or SHOWN_KEYS
     for key in keys:
         if key not in TRAINING_KEYS:
             raise UnknownNameError(

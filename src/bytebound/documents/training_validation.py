@@ -16,8 +16,11 @@ TRAINING_PROTOCOLS: dict[str, str] = {
 }
 """Protocol -> what the fit behind a predicted step time had seen."""
 
-TRAINING_KEYS = ("source", "device", "framework", "precision")
-"""What rows can be grouped by."""
+TRAINING_KEYS = ("source", "device", "framework", "precision", "model", "metric", "recompute", "trainable")
+"""What rows can be grouped by: ``metric`` as published, before rates and utilisations become step times."""
+
+SHOWN_KEYS = TRAINING_KEYS[:4]
+"""What they are grouped by where nobody says."""
 
 KINDS = {
     "step_s": "step time",

@@ -37,6 +37,7 @@ OWN: Mapping[str, Shape] = {
     "stablelm-base-alpha-3b": Shape(
         "stablelm-base-alpha-3b", "neox", 16, hidden=4096, heads=32, ffn=16384, vocab=50688, positions=4096
     ),
+    "nemotron_3_nano": Shape("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4"),
     "deepseekv2": Shape("deepseek-v2", "deepseek-v2", 60, dense_layers=1),
 }
 """Models of runs that are not bundled. Sources: NeMo framework launcher's training configs (gpt3, nemotron), Nemotron-4 340B

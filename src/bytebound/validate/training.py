@@ -15,7 +15,7 @@ import numpy as np
 from bytebound.documents.device import Machine
 from bytebound.documents.training_validation import (
     KINDS,
-    TRAINING_KEYS,
+    SHOWN_KEYS,
     Outcomes,
     TrainingMiss,
     TrainingPoints,
@@ -171,7 +171,7 @@ def memory_of(timed: TrainingTime, kind: str) -> tuple[Array, Array, Array]:
 
 def validate_training(
     rows: Sequence[TrainTruth], unread: Mapping[str, int] | None = None, *, protocol: TrainingProtocol = "fit",
-    by: Sequence[str] = TRAINING_KEYS, worst: int = 20, left_out: Mapping[str, tuple[float, float]] | None = None,
+    by: Sequence[str] = SHOWN_KEYS, worst: int = 20, left_out: Mapping[str, tuple[float, float]] | None = None,
 ) -> TrainingValidation:  # fmt: skip
     """Return how wrong predictions of training runs are.
 
@@ -205,6 +205,8 @@ def validate_training(
     columns = {
         "source": [row.source for row in once], "device": [row.device for row in once],
         "framework": [row.work.framework for row in once], "precision": [row.work.precision for row in once],
+        "model": [row.model for row in once], "metric": [row.metric for row in once],
+        "recompute": [row.work.recompute for row in once], "trainable": [row.work.trainable for row in once],
     }  # fmt: skip
     keys = {name: np.array(values) for name, values in columns.items()}
     figures = (answers.measured, value, low, high)
