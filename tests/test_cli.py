@@ -33,6 +33,8 @@ VERBS = (
     "explain",
     "fit",
     "train",
+    "trace",
+    "watch",
     "measure",
     "observe",
     "validate",
@@ -125,7 +127,7 @@ MESSAGES = {
     ),
     ("estimate", *QUESTION, "--prefix-hit", "2"): "error: prefix_hit is 2, outside 0 … 1\n  at    --prefix-hit\n",
     ("schema", "fleed"): (
-        "error: unknown document 'fleed'; nearest: fleet\n  at    schema\n  next  choose one of machine, fleet, estimate, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted\n"
+        "error: unknown document 'fleed'; nearest: fleet\n  at    schema\n  next  choose one of machine, fleet, estimate, train, trace, trace-estimate, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched\n"
     ),
 }
 
