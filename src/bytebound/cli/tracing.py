@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -11,6 +11,7 @@ from bytebound.cli.output import FINE, NO, Html, Json, Quiet, emit, page, say, w
 from bytebound.errors import RequestError
 
 if TYPE_CHECKING:
+    from bytebound.documents.device import Machine
     from bytebound.documents.trace import Trace
     from bytebound.documents.trace_estimate import TraceEstimate
     from bytebound.documents.work import Train
@@ -37,15 +38,56 @@ class Trained:
 
     def work(self) -> Train | None:
         """Return the request, or None where nothing was asked."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        given = self.stated()
         if not given:
             return None
         from bytebound.documents.work import Train  # noqa: PLC0415 - numpy, only where a verb runs
 
         return Train(**given)
 
+    def stated(self) -> dict[str, Any]:
+        """Return what was given."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
-AS_WRITTEN = Trained()
+
+PLAN = Group("How the step is dealt out over the machine's devices", sort_key=6)
+
+
+@Parameter(name="*", group=PLAN)
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """A parallel plan: fields of ``bytebound.Train``. None: its default, and any one given asks for a plan."""
+
+    tp: Annotated[int | None, Parameter(help="Tensor-parallel degree (1).")] = None
+    pp: Annotated[int | None, Parameter(help="Pipeline stages (1).")] = None
+    dp: Annotated[int | None, Parameter(help="Data-parallel replicas (as many as there are devices for).")] = None
+    cp: Annotated[int | None, Parameter(help="Context-parallel degree (1).")] = None
+    ep: Annotated[int | None, Parameter(help="Expert-parallel degree, inside tp × dp × cp (1).")] = None
+    expert_tp: Annotated[
+        int | None, Parameter(help="Tensor-parallel degree of experts (tp where ep is 1, else 1).")
+    ] = None
+    zero: Annotated[int | None, Parameter(help="ZeRO stage, 0 to 3 (3).")] = None
+    global_batch: Annotated[
+        int | None, Parameter(help="Sequences per optimizer step (512, of a function pp × dp steps).")
+    ] = None
+    schedule: Annotated[str | None, Parameter(help="auto, 1f1b, interleaved, gpipe, zb1p or zbv.")] = None
+    virtual_stages: Annotated[int | None, Parameter(help="Layer chunks per pipeline stage (1).")] = None
+    sequence_parallel: Annotated[str | None, Parameter(help="auto, on or off.")] = None
+    gradients: Annotated[str | None, Parameter(help="Dtype gradients are kept in: auto, fp32 or bf16.")] = None
+    recompute_layers: Annotated[float | None, Parameter(help="Share of layers that full recomputes (1).")] = None
+    offload: Annotated[
+        str | None, Parameter(help="none, optimizer, parameters, optimizer-nvme or parameters-nvme.")
+    ] = None
+    framework: Annotated[
+        str | None, Parameter(help="auto (fsdp, or hf), megatron, fsdp, deepspeed, hf, litgpt or jax.")
+    ] = None
+
+    def stated(self) -> dict[str, Any]:
+        """Return what was given."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+AS_WRITTEN, ONE_DEVICE = Trained(), Dealt()
 
 
 def trace(
@@ -54,8 +96,11 @@ def trace(
     ],
     /,
     *,
-    on: Annotated[str, Parameter(name="--on", help="Also lay it on one device of this machine.")] = "",
+    on: Annotated[
+        str, Parameter(name="--on", help="Also lay it on one device of this machine, or with a plan on all.")
+    ] = "",
     trained: Trained = AS_WRITTEN,
+    dealt: Dealt = ONE_DEVICE,
     forward: Annotated[
         bool, Parameter(negative="", help="Of a function: the forward pass alone, without gradients.")
     ] = False,
@@ -83,6 +128,8 @@ def trace(
 
         bytebound trace config.json --seq 2048 --trainable lora --lora-rank 16 --json
 
+        bytebound trace llama-3.1-70b --on "8x(8x h100-sxm)" --recompute full --tp 8 --pp 2 --dp 4 --zero 1
+
         bytebound trace train.py:main --allow write,network --limit 300
     """
     writable(html)
@@ -92,16 +139,20 @@ def trace(
     from bytebound.trace.target import trace_target  # noqa: PLC0415
 
     machine = find_machine(on) if on else None
+    plan, assumed = _plan(target, trained, dealt, machine, forward=forward)
     permissions = tuple(part.strip() for part in allow.split(",") if part.strip())
     say(f"tracing {target}", quiet=quiet or json)
     found: Trace = trace_target(
-        target, trained.work(), kind="forward" if forward else "training", limit_s=limit, allow=permissions
+        target, plan or trained.work(), kind="forward" if forward else "training", limit_s=limit, allow=permissions
     )
     estimate: TraceEstimate | None = None
     if machine is not None:
         from bytebound.predict.traced import estimate_trace  # noqa: PLC0415
+        from bytebound.predict.traced_plan import request_plan  # noqa: PLC0415
 
-        estimate = estimate_trace(found, machine)
+        if plan is None and dealt.stated():
+            plan, assumed = request_plan(dealt.stated(), machine, found)
+        estimate = estimate_trace(found, machine, plan=plan, assumed=assumed)
     if html is not None:
         from bytebound.report.trace_html import trace_html  # noqa: PLC0415
 
@@ -113,4 +164,33 @@ def trace(
         return trace_text(found, page(), estimate)
 
     emit(estimate or found, json=json, text=text)
-    return NO if estimate is not None and fail_on == "does-not-fit" and not estimate.fits else FINE
+    return NO if estimate is not None and fail_on == "does-not-fit" and not _fits(estimate) else FINE
+
+
+def _plan(
+    target: str, trained: Trained, dealt: Dealt, machine: Machine | None, *, forward: bool
+) -> tuple[Train | None, tuple[str, ...]]:
+    """Return the plan a model is traced for and what it assumes, before anything is traced; a function's follows its trace.
+
+    Raises:
+        RequestError: no machine to deal it out over, or degrees that do not multiply out.
+    """
+    stated = dealt.stated()
+    if not stated:
+        return None, ()
+    name = next(iter(stated)).replace("_", "-")
+    if machine is None:
+        raise RequestError(
+            "a plan deals a step out over a machine", place=f"--{name}", mend='name one, such as --on "8x h100-sxm"'
+        )
+    if forward:
+        raise RequestError("a plan deals out a training step", place=f"--{name}", mend="leave out --forward")
+    from bytebound.predict.traced_plan import request_plan  # noqa: PLC0415
+    from bytebound.trace.script import is_script  # noqa: PLC0415
+
+    plan, assumed = request_plan({**stated, **({} if is_script(target) else trained.stated())}, machine)
+    return (None, ()) if is_script(target) else (plan, assumed)
+
+
+def _fits(estimate: TraceEstimate) -> bool:
+    return estimate.fits if estimate.plan is None else bool(estimate.plan.memory.fits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bytebound.documents.trace import PHASES
@@ -31,14 +32,16 @@ EAGER = "transformers"
 
 
 def estimate_trace(
-    trace: Trace, machine: str | Machine, *, plan: Train | None = None, named: Mapping[str, str] | None = None
-) -> TraceEstimate:
+    trace: Trace, machine: str | Machine, *, plan: Train | None = None, assumed: tuple[str, ...] = (),
+    named: Mapping[str, str] | None = None,
+) -> TraceEstimate:  # fmt: skip
     """Return what one device of ``machine`` makes of a traced step, and all its devices under a plan.
 
     Args:
         trace: the step, on one device.
         machine: ``"8x h100-sxm"``, a machine file, or a Machine; without a plan one device is used.
         plan: how the step is dealt out over devices (``predict.traced_plan``); None: it is not.
+        assumed: what of the plan was not stated, in words.
         named: end of a module's path -> style of tensor parallelism, where names do not tell.
 
     Raises:
@@ -65,7 +68,7 @@ def estimate_trace(
     fits = peak + reserve <= usable
     model_flops = sum(op.flops for op in ops if op.kind in PRODUCTS)
     fastest = _peak_rate(high_ledger.flops * high_ledger.repeat, rates(high_ledger, ceilings))
-    planned = None if plan is None else plan_trace(trace, found, plan, fastest, named)
+    planned = None if plan is None else replace(plan_trace(trace, found, plan, fastest, named), assumed=assumed)
     return TraceEstimate(
         trace=trace, machine=found.name, peak_bytes=peak, reserve_bytes=reserve, usable_bytes=usable, fits=fits,
         low_s=low_s, high_s=high_s, floor_s=float(low.floor_s[0]),

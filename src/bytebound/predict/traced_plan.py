@@ -23,7 +23,7 @@ from bytebound.ledger.training_memory import reserved
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.train_answers import ENGINE, RESOURCE
 from bytebound.predict.train_memory import chance_within
-from bytebound.predict.train_request import check_devices
+from bytebound.predict.train_request import check_devices, requested
 from bytebound.predict.training_attained import attained_in_training
 from bytebound.predict.training_parts import step_parts
 
@@ -57,6 +57,36 @@ def settle_plan(plan: Train) -> Train:
         split = np.any(np.asarray(plan.tp) * plan.pp * plan.cp * plan.ep > 1)
         plan = replace(plan, framework="fsdp" if sharded or split else "hf")
     return training_plan.resolve(plan)
+
+
+def request_plan(
+    stated: Mapping[str, Any], machine: Machine, trace: Trace | None = None
+) -> tuple[Train, tuple[str, ...]]:
+    """Return the plan that ``stated`` fields of ``Train`` ask for, settled, and in words what was assumed.
+
+    What is not stated follows as in ``bytebound train``: every device works. A function's step is as it was written: its samples are
+    the micro-batch, and there are as many micro-batches as pipeline stages.
+
+    Args:
+        stated: fields of ``Train``.
+        machine: whose devices.
+        trace: of a function; None: of a model, which is traced as the plan says.
+
+    Raises:
+        RequestError: a name that is no field of ``Train``, or degrees that do not multiply out.
+    """
+    given = dict(stated)
+    if trace is not None:
+        given |= {"seq": trace.seq or 1, "micro_batch": given.get("micro_batch", trace.samples or 1)}
+    work, assumed = requested(None, given, machine)
+    if trace is not None and "global_batch" not in stated:
+        batch = int(work.micro_batch * work.dp * work.pp)
+        work = replace(work, global_batch=batch)
+        why = "a micro-batch per replica" if work.pp == 1 else "a micro-batch per replica and pipeline stage"
+        assumed = (*assumed[:-1], f"global batch {batch:,}: not stated, {why}")
+    settled = settle_plan(work)
+    check_devices(settled, machine)
+    return settled, assumed
 
 
 def plan_trace(

@@ -8,6 +8,15 @@ from rich.text import Text
 
 from bytebound.documents.trace import CATEGORIES, PHASES
 from bytebound.report.page import draw, grid, heading, indented, labelled
+from bytebound.report.trace_plan import (
+    exchange_rows,
+    memory_rows,
+    plan_answers,
+    plan_notes,
+    plan_peak,
+    time_rows,
+    work_rows,
+)
 from bytebound.report.words import clean, percent
 from bytebound.units import show_bytes, show_capacity, show_rate, show_time, significant
 
@@ -15,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from bytebound.documents.trace import Held, Moment, Trace, TracedOp
-    from bytebound.documents.trace_estimate import TracedSeconds, TraceEstimate
+    from bytebound.documents.trace_estimate import TracedPlan, TracedSeconds, TraceEstimate
     from bytebound.report.page import Page
 
 SHOWN_OPERATORS = 12
@@ -37,6 +46,8 @@ def trace_text(trace: Trace, page: Page, estimate: TraceEstimate | None = None) 
         _phases(trace, estimate),
         Text(""),
     ]
+    if estimate is not None and estimate.plan is not None:
+        parts += _plan(trace, estimate.plan)
     parts += [_operators(trace, estimate), *_unknown(trace), Text(""), labelled(_basis(trace, estimate), style="dim")]
     return draw(parts, page)
 
@@ -61,6 +72,14 @@ def _answers(trace: Trace, estimate: TraceEstimate | None) -> list[tuple[str, st
     if estimate is None:
         fused, unfused = totals(trace)
         return [*rows, ("one step", f"{show_rate(trace.flops, 'FLOP')}, {show_bytes(fused)} moved fused, {show_bytes(unfused)} unfused")]  # fmt: skip
+    if estimate.plan is not None:
+        return [
+            *rows,
+            (
+                "one device",
+                f"{fit_words(estimate)}; {band(estimate.low_s, estimate.high_s)}, {clean(estimate.verdict)}",
+            ),
+        ]
     return [
         *rows,
         ("memory", fit_words(estimate)),
@@ -154,6 +173,16 @@ def _phases(trace: Trace, estimate: TraceEstimate | None) -> RenderableType:
     return grid(*((title, "!" if title in {"phase", "bound"} else "r!") for title in titles), rows=rows, indent=2)
 
 
+def _plan(trace: Trace, plan: TracedPlan) -> list[RenderableType]:
+    """Return what comes of a plan: answers, memory and seconds by part, work of one device, exchanges."""
+    parts: list[RenderableType] = [labelled([*plan_answers(plan), ("fullest", plan_peak(plan))]), Text("")]
+    for titles, rows in (memory_rows(trace, plan), time_rows(plan), work_rows(trace, plan), exchange_rows(plan)):
+        if rows:
+            columns = ((title, "!" if not at else "r!") for at, title in enumerate(titles))
+            parts += [grid(*columns, rows=rows, indent=2), Text("")]
+    return parts
+
+
 def _flop(value: float) -> str:
     return "–" if value == 0 else show_rate(value, "").strip()
 
@@ -199,7 +228,10 @@ def _unknown(trace: Trace) -> list[RenderableType]:
 
 def _basis(trace: Trace, estimate: TraceEstimate | None) -> list[tuple[str, str]]:
     rows = [("traced", extrapolation(trace))]
-    rows += [("note", clean(note)) for note in (*trace.notes, *(estimate.notes if estimate else ()))]
+    rows += [
+        ("note", clean(note))
+        for note in (*trace.notes, *((*estimate.notes, *plan_notes(estimate)) if estimate else ()))
+    ]
     used = ", ".join(f"{clean(name)} {clean(version)}" for name, version in trace.versions.items())
     return [*rows, *([("with", used)] if used else [])]
 

@@ -21,6 +21,17 @@ from bytebound.report.trace import (
     title_of,
     totals,
 )
+from bytebound.report.trace_plan import (
+    exchange_rows,
+    memory_rows,
+    plan_fits,
+    plan_notes,
+    plan_peak,
+    plan_step,
+    plan_words,
+    time_rows,
+    work_rows,
+)
 from bytebound.report.vega import BAD, INK, MUTED, PALETTE, Chart, Spec, brief, frame
 from bytebound.report.words import clean, percent
 from bytebound.units import GIB, show_bytes, show_capacity, show_rate, show_time, significant
@@ -40,14 +51,15 @@ USABLE_IN_VIEW = 3.0
 def trace_html(trace: Trace, estimate: TraceEstimate | None = None) -> str:
     """Return a trace, and where there is one its estimate on a machine, as one self-contained page."""
     shown = largest(trace, estimate)[:MOST_OPERATORS]
-    notes = [*trace.notes, *(estimate.notes if estimate else ())]
+    notes = [*trace.notes, *((*estimate.notes, *plan_notes(estimate)) if estimate else ())]
+    plan = estimate.plan if estimate else None
     titles, rows = phase_rows(trace, estimate)
     return page_html(
         "trace.html.j2",
         title=f"Trace of {clean(trace.name)}" + (f" on {clean(estimate.machine)}" if estimate else ""),
         charts=[memory_chart(trace, estimate)],
         question=title_of(trace, estimate),
-        sentence=f"{fit_words(estimate).capitalize() if estimate else 'Peak'}{'. Peak' if estimate else ''} {peak_words(trace)}.",
+        sentence=_sentence(trace, estimate),
         tiles=_tiles(trace, estimate),
         peaks=[(phase, trace.peaks[phase]) for phase in PHASES if phase in trace.peaks],
         moment_words=moment_words,
@@ -60,7 +72,21 @@ def trace_html(trace: Trace, estimate: TraceEstimate | None = None) -> str:
         notes=[extrapolation(trace), *notes],
         unknown=trace.unknown,
         provenance=estimate.provenance if estimate else (),
+        plan=plan_words(plan) if plan else "",
+        plan_fits=plan_fits(plan) if plan else "",
+        plan_peak=plan_peak(plan) if plan else "",
+        plan_tables=[memory_rows(trace, plan), time_rows(plan), work_rows(trace, plan), exchange_rows(plan)]
+        if plan
+        else [],
     )
+
+
+def _sentence(trace: Trace, estimate: TraceEstimate | None) -> str:
+    if estimate is None:
+        return f"Peak {peak_words(trace)}."
+    if estimate.plan is not None:
+        return f"{plan_fits(estimate.plan).capitalize()}. One step {plan_step(estimate.plan)}."
+    return f"{fit_words(estimate).capitalize()}. Peak {peak_words(trace)}."
 
 
 def _tiles(trace: Trace, estimate: TraceEstimate | None) -> list[tuple[str, str, str]]:
@@ -73,6 +99,19 @@ def _tiles(trace: Trace, estimate: TraceEstimate | None) -> list[tuple[str, str,
     ]
     if estimate is None:
         return tiles
+    if estimate.plan is not None:
+        plan = estimate.plan
+        return [
+            *tiles,
+            (
+                "fullest device",
+                show_capacity(float(plan.memory.total_bytes)),
+                f"under the plan, of {show_capacity(float(plan.memory.usable_bytes))}",
+            ),
+            ("step", show_time(plan.high_s), plan_step(plan)),
+            ("MFU", significant(plan.mfu_low, 2), f"{significant(plan.mfu_high, 2)} ideally fused"),
+            ("verdict", clean(plan.verdict), ""),
+        ]
     return [
         *tiles,
         ("step", show_time(estimate.high_s), band(estimate.low_s, estimate.high_s)),
