@@ -35,6 +35,11 @@ SCORE_BYTES = {FORWARD: 13.0, BACKWARD: 17.0}
 """Bytes per attention score that is written to memory, 16-bit: product 2, softmax 2 + 2, dropout 2 + 1 + 2 and read 2 forward; dropout
 2 + 1 + 2, softmax 2 + 2 + 2 and three reads of products 2 + 2 + 2 backward. Counted from Korthikanti et al. 2022 (arXiv 2205.05198) 4.1."""
 
+ALIGNED = 8
+"""Matrix units take 16-bit operands in 16-byte pieces (NVIDIA, Matrix Multiplication Background, table 1: multiples of 8 before cuBLAS
+11, most efficient since; BLOOM's trials ran a quarter slower with heads of 108 than of 112 or 144). That all others run at the fp32 rate
+is assumed; flash attention pads them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFlops:
@@ -244,12 +249,14 @@ def causal_pairs(count: Array, limit: Array) -> Array:
 def _scores(table: OpTable, job: Job) -> tuple[Ledger, Array]:
     """Return attention's rows and how often each pass does them.
 
-    Eager attention multiplies the whole square and writes it to memory; flash attention skips what the mask hides.
+    Eager attention multiplies the whole square and writes it to memory; flash attention skips what the mask hides. Eager products of
+    heads whose width is no multiple of ``ALIGNED`` run outside the matrix units, at the rate of fp32.
     """
     s = table.scores
     seen, square, indexed = _pairs(table, job)
     eager = job.work.attention == "eager"
     pairs = square if eager else seen
+    odd = eager & ((s.qk_dim % ALIGNED > 0) | (s.v_dim % ALIGNED > 0))
     heads = np.ceil(s.heads[:, None] / job.tp)
     widths = (s.qk_dim + s.v_dim)[:, None]
     grown = job.scale ** (KV_GROWTH_EXPONENT + WIDTH_GROWTH_EXPONENT)
@@ -259,7 +266,7 @@ def _scores(table: OpTable, job: Job) -> tuple[Ledger, Array]:
     queries = np.sqrt(square) * s.stride[:, None] ** 0.5
     work = Ledger(
         names=s.names, roles=("attention-scores",) * count, op_class=np.full(count, GEMM if eager else CONTEXT),
-        pattern=np.full(count, NONE), math=np.full((count, 1), MATH.index(job.wide)), repeat=s.repeat[:, None],
+        pattern=np.full(count, NONE), math=np.where(odd, MATH.index("fp32"), MATH.index(job.wide))[:, None], repeat=s.repeat[:, None],
         flops=each * (2.0 * pairs * heads * widths + indexed), weight_bytes=zero, kv_bytes=zero, network_bytes=zero,
         group=zero + 1.0, activation_bytes=2.0 * each * queries * heads * widths * value,
         launches=np.where(square > 0, 1.0, 0.0), queries=each * queries * heads, pairs=each * pairs * heads,
