@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-REDUCE, GATHER, ALL_TO_ALL, RING, SEND, HOST = range(6)
-"""Sum over a group; gather or reduce-scatter; exchange; pass around; pass on; cross the host link."""
+REDUCE, GATHER, ALL_TO_ALL, RING, SEND, HOST, PROCESSOR, DRIVE = range(8)
+"""Sum over a group; gather or reduce-scatter; exchange; pass around; pass on; cross the host link; step in host memory; cross the
+host's NVMe drive. What is payload of the last two is of all devices of a host."""
 NOTHING, PRODUCTS, SCORES, FORWARD_PASS, BACKWARD_PASS, FIRST_FORWARD, LAST_BACKWARD, STAGE = range(8)
 """What runs at the same time: nothing; tensor-parallel products (as far as a framework overlaps them); attention; the forward or the
 backward pass of every micro-batch; those of the first or last micro-batch of a step; a stage's other micro-batches."""
+STEP_BYTES, STATE_BYTES = 30.0, 12.0
+"""Bytes per parameter a host's processor moves in a step of Adam (weight, two moments and gradient read, all but the gradient and a
+16-bit copy written), and bytes of 32-bit weight and moments."""
+DEVICES_PER_HOST = 8.0
+"""Devices that share one host at most (assumed: nodes of eight)."""
 OVERLAPPING = frozenset({"megatron", "fsdp", "jax", "hf", "litgpt"})
 """Frameworks that sum gradients while the backward pass runs. Megatron-DeepSpeed of 2022 did it at the end of the step."""
 
@@ -243,18 +249,33 @@ def _data(model: Spoken, job: Job) -> list[_Exchange]:
 
 
 def _offload(model: Spoken, job: Job) -> list[_Exchange]:
-    """Return what crosses the host link: gradients down and weights up once a step, parameters twice a micro-batch."""
+    """Return what offloading moves: gradients down and weights up once a step, the host's own step, parameters twice a micro-batch.
+
+    JAX brings the states to the device and steps there. Source: ZeRO-Offload (arXiv 2101.06840) section 4, ZeRO-Infinity (arXiv 2104.07857).
+    """
     work = job.work
     if work.offload == "none":
         return []
-    held = model.all_parameters
-    group = np.where(job.zero >= 1, job.dp * job.cp, 1.0)
+    held, group = model.all_parameters, job.dp * job.cp
+    apart = np.maximum(group * job.tp / (job.ep * job.expert_tp), 1.0)
+    _, dense, experts = model.trained
+    own = np.where(job.zero >= 1, dense / group + experts / apart, dense + experts)
+    together = np.minimum(job.devices, DEVICES_PER_HOST)
     two = np.full(1, 2.0)
     gradient = 4.0 if work.gradients == "fp32" else 2.0
-    rows = [_Exchange("optimizer offload", HOST, NOTHING, True, (gradient + 2.0) * held / group, two, two, 1.0)]
+    stays, nvme = work.framework != "jax", work.offload.endswith("-nvme")
+    crossing = gradient + 2.0 if stays else 2 * STATE_BYTES
+
+    def once(name: str, kind: int, each: float, sharing: Array | float = 1.0) -> _Exchange:
+        return _Exchange(name, kind, NOTHING, True, each * sharing * own, two, two, 1.0)
+
+    rows = [once("optimizer offload", HOST, crossing)]
+    if stays:
+        rows.append(once("optimizer step on the host", PROCESSOR, STEP_BYTES, together))
+    if nvme:
+        rows.append(once("optimizer states on NVMe", DRIVE, 2 * STATE_BYTES, together))
     if work.offload.startswith("parameters"):
-        shard = np.where(job.zero >= 3, job.dp * job.cp, 1.0)
-        rows.append(
-            _Exchange("parameter offload", HOST, FORWARD_PASS, False, 2.0 * held / shard * job.pp, two, two, 2.0)
-        )
+        shard = np.where(job.zero >= 3, group, 1.0)
+        sent = 2.0 * held / shard * job.pp * (together if nvme else 1.0)
+        rows.append(_Exchange("parameter offload", DRIVE if nvme else HOST, FORWARD_PASS, False, sent, two, two, 2.0))
     return rows

@@ -12,6 +12,7 @@ from bytebound.ledger.ledger import CONTEXT, ELEMENTWISE, EXPERT, MATH
 from bytebound.ledger.training_exchanges import (
     ALL_TO_ALL,
     BACKWARD_PASS,
+    DRIVE,
     FIRST_FORWARD,
     FORWARD_PASS,
     HOST,
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+HOST_STEP_BYTES_PER_S = 1.17e11
+"""Bytes per second a host moves while it steps. Source: ZeRO-Offload (arXiv 2101.06840) table 4, CPU-Adam steps 10 billion parameters
+in 2.57 s on two Xeons, at 30 bytes each; one host for all its devices."""
+DRIVE_BYTES_PER_S = 6e9
+"""Bytes per second of a host's NVMe drives (assumed: one PCIe 4 drive)."""
 WIDEST_HEAD = 256.0
 """Query and value widths together from which attention kernels are at full speed (heads of 128)."""
 
@@ -185,7 +191,7 @@ def _exposed(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained, once:
         for index in np.flatnonzero(at):
             part = seconds[index] * kept * (found.experts_exposed if x.kind[index] == ALL_TO_ALL else 1.0)
             base = 3 if x.per_step[index] else 0
-            if x.kind[index] == HOST:
+            if x.kind[index] >= HOST:
                 spent[base + 2] += part
             else:
                 spent[base] += part * ~crossing[index]
@@ -219,9 +225,10 @@ def _link_seconds(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) 
     out_s = np.where(
         nodes > 1, between(hops + found.collective_s, out / (c.scaleout_bytes_per_s * found.scaleout)), 0.0
     )
-    host_s = payload / (c.host_bytes_per_s * found.scaleup)
-    seconds = np.where(kind == HOST, host_s, np.maximum(up_s, out_s)) * x.events
-    return seconds, np.broadcast_to((out_s > up_s) & (kind != HOST), seconds.shape)
+    behind = np.where(kind == DRIVE, DRIVE_BYTES_PER_S, HOST_STEP_BYTES_PER_S)
+    host_s = payload / np.where(kind == HOST, c.host_bytes_per_s * found.scaleup, behind)
+    seconds = np.where(kind >= HOST, host_s, np.maximum(up_s, out_s)) * x.events
+    return seconds, np.broadcast_to((out_s > up_s) & (kind < HOST), seconds.shape)
 
 
 def _check_floor(ledger: TrainingLedger, c: Ceilings, total: Array) -> None:
