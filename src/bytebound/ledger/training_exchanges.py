@@ -9,6 +9,7 @@ import numpy as np
 
 from bytebound.ledger import table as t
 from bytebound.ledger.request import WIDTH_GROWTH_EXPONENT
+from bytebound.ledger.states import frozen_bytes
 from bytebound.ledger.training_job import WEIGHT_BYTES, adapted_widths, local_parameters
 
 if TYPE_CHECKING:
@@ -217,7 +218,14 @@ def _data(model: Spoken, job: Job) -> list[_Exchange]:
     ]
     rows = [
         _Exchange(
-            name, GATHER, hider, False, weight * held / layers, np.where(sharded, among, 1.0), stride, model.layers
+            name,
+            GATHER,
+            hider,
+            False,
+            frozen_bytes(work) * held / layers,
+            np.where(sharded, among, 1.0),
+            stride,
+            model.layers,
         )
         for name, held, among, stride in frozen
         for hider in (FORWARD_PASS, BACKWARD_PASS)
@@ -276,6 +284,12 @@ def _offload(model: Spoken, job: Job) -> list[_Exchange]:
         rows.append(once("optimizer states on NVMe", DRIVE, 2 * STATE_BYTES, together))
     if work.offload.startswith("parameters"):
         shard = np.where(job.zero >= 3, group, 1.0)
-        sent = 2.0 * held / shard * job.pp * (together if nvme else 1.0)
+        sent = (
+            (2.0 if work.trainable == "full" else frozen_bytes(work))
+            * held
+            / shard
+            * job.pp
+            * (together if nvme else 1.0)
+        )
         rows.append(_Exchange("parameter offload", DRIVE if nvme else HOST, FORWARD_PASS, False, sent, two, two, 2.0))
     return rows

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+HOST_LINK_SHARE = 0.8
+"""Share of a host link that pinned copies reach. Source: FlexGen's fitted cost model, 12.89 of PCIe 3's 16 GB/s to a T4."""
 HOST_STEP_BYTES_PER_S = 1.17e11
 """Bytes per second a host moves while it steps. Source: ZeRO-Offload (arXiv 2101.06840) table 4, CPU-Adam steps 10 billion parameters
 in 2.57 s on two Xeons, at 30 bytes each; one host for all its devices."""
@@ -226,7 +228,7 @@ def _link_seconds(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) 
         nodes > 1, between(hops + found.collective_s, out / (c.scaleout_bytes_per_s * found.scaleout)), 0.0
     )
     behind = np.where(kind == DRIVE, DRIVE_BYTES_PER_S, HOST_STEP_BYTES_PER_S)
-    host_s = payload / np.where(kind == HOST, c.host_bytes_per_s * found.scaleup, behind)
+    host_s = payload / np.where(kind == HOST, c.host_bytes_per_s * HOST_LINK_SHARE, behind)
     seconds = np.where(kind >= HOST, host_s, np.maximum(up_s, out_s)) * x.events
     return seconds, np.broadcast_to((out_s > up_s) & (kind < HOST), seconds.shape)
 
