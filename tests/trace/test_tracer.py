@@ -6,10 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="tracing runs PyTorch code")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula  # noqa: E402
 
 from bytebound.errors import RequestError, UnfinishedError  # noqa: E402
+from bytebound.trace.formulas import operator  # noqa: E402
 from bytebound.trace.run import Step, trace_module, trace_step  # noqa: E402
 
 WIDTH = 32
@@ -62,10 +63,14 @@ def sums(trace):
     }  # fmt: skip
 
 
-@settings(max_examples=6, deadline=None)
-@given(
-    st.sampled_from([[False] * 12, [False, True] * 14, [False] * 2 + [True] * 14, ([True] + [False] * 5) * 6]),
-    st.sampled_from(["adamw", "lion", None]),
+@pytest.mark.parametrize(
+    ("kinds", "optimizer"),
+    [
+        ([False] * 12, "adamw"),
+        ([False, True] * 14, "lion"),
+        ([False] * 2 + [True] * 14, None),
+        (([True] + [False] * 5) * 6, "sgd"),
+    ],
 )
 def test_few_layers_foretell_all_of_them_to_the_byte(kinds, optimizer):
     few, whole = (traced(kinds, optimizer=optimizer, layers=layers) for layers in ("few", "all"))
@@ -179,6 +184,90 @@ def test_an_operator_without_a_formula_is_named_with_its_bytes():
     trace = trace_module(Odd, lambda: (torch.zeros(8, 8),), name="m")
     assert any(line.startswith("linalg_lu_factor_ex: 1 calls move") for line in trace.unknown)
     assert any(not op.known for op in trace.operators)
+
+
+@pytest.fixture
+def stranger():
+    """An operator of another library that is called like one of ATen's; it copies."""
+
+    @torch.library.custom_op("bytebound_tests::clone", mutates_args=(), schema="(Tensor x) -> Tensor")
+    def clone(x):
+        return x * 1
+
+    clone.register_fake(torch.empty_like)
+    clone.register_autograd(lambda _, gradient: gradient)
+    yield torch.ops.bytebound_tests.clone
+    flop_registry.pop(torch.ops.bytebound_tests.clone, None)
+    operator.cache_clear()
+
+
+class Uses(torch.nn.Module):
+    """A matrix, and an operator over the product."""
+
+    def __init__(self, operator):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.eye(8))
+        self.operator = operator
+
+    def forward(self, x):
+        """Apply both."""
+        return self.operator(x @ self.weight)
+
+
+def test_an_operator_of_another_library_is_never_taken_for_atens(stranger):
+    trace = trace_module(lambda: Uses(stranger), lambda: (torch.zeros(4, 8),), name="m")
+    (found,) = [op for op in trace.operators if op.name.startswith("bytebound_tests")]
+    assert not found.known
+    assert found.read_bytes == found.written_bytes == 4 * 8 * 4
+    assert trace.unknown == ("bytebound_tests::clone: 1 calls move 256 B and have no FLOP formula",)
+
+
+def test_a_formula_registered_with_pytorch_is_counted(stranger):
+    register_flop_formula(stranger)(lambda shape, **_: 7 * shape[0] * shape[1])
+    operator.cache_clear()
+    trace = trace_module(lambda: Uses(stranger), lambda: (torch.zeros(4, 8),), name="m")
+    assert [op.flops for op in trace.operators if op.name == "bytebound_tests::clone"] == [7 * 4 * 8]
+    assert trace.unknown == ()
+
+
+def test_a_fused_layer_of_pytorch_without_a_formula_is_named():
+    """In evaluation an encoder layer is one ATen operator with products inside."""
+    layer = torch.nn.TransformerEncoderLayer
+    trace = trace_module(
+        lambda: layer(16, 2, 32, batch_first=True), lambda: (torch.zeros(1, 4, 16),), name="m", optimizer=None
+    )
+    fused = [op for op in trace.operators if op.name.startswith("_transformer_encoder_layer_fwd")]
+    assert all(not op.known for op in fused)
+    assert len(trace.unknown) == len(fused)
+    assert fused or sum(op.flops for op in trace.operators if op.kind == "gemm") > 0
+
+
+def convolutions(groups):
+    return torch.nn.Sequential(torch.nn.Conv2d(4, 16, 1), torch.nn.Conv2d(16, 16, 3, padding=1, groups=groups))
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_each_weight_of_a_convolution_meets_every_point_once_a_pass(groups):
+    """Two FLOPs per weight, point and sample: forward, weight gradient and, but for the first layer, input gradient."""
+    trace = trace_module(lambda: convolutions(groups), lambda: (torch.zeros(2, 4, 8, 8),), name="m")
+    found = sum(op.flops for op in trace.operators if op.kind == "conv")
+    assert found == 2 * (2 * 8 * 8) * (2 * 4 * 16 + 3 * 16 * 16 // groups * 9)
+    if groups == 1:  # PyTorch counts the weight gradient once per group
+        with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+            convolutions(groups)(torch.zeros(2, 4, 8, 8)).mean().backward()
+        assert found == counter.get_total_flops()
+
+
+def test_layers_of_an_rnn_meet_every_token_with_both_matrices():
+    class Last(torch.nn.LSTM):
+        def forward(self, x):
+            return super().forward(x)[0]
+
+    trace = trace_module(lambda: Last(8, 16), lambda: (torch.zeros(5, 2, 8),), name="m")
+    assert trace.unknown == ()
+    assert sum(op.flops for op in trace.operators if op.kind == "gemm" and op.phase == "forward") == 2 * 10 * 64 * (
+        8 + 16
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
-pytest.importorskip("torch", reason="tracing runs PyTorch code")
+torch = pytest.importorskip("torch", reason="tracing runs PyTorch code")
 transformers = pytest.importorskip("transformers", reason="these are its models")
+
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from bytebound.documents.work import Train  # noqa: E402
 from bytebound.errors import DocumentError, RequestError, UnknownNameError  # noqa: E402
-from bytebound.trace.hf import trace_model  # noqa: E402
+from bytebound.trace.hf import build_model, read_config, trace_model  # noqa: E402
 
 S, B, H, F, A, KV, D, V = 64, 2, 64, 192, 4, 2, 16, 300
 PHILOX = 3 * 8
@@ -28,7 +34,7 @@ def slope(work, *, at="forward", **options):
     """Activation bytes that one more layer keeps, from whole traces of two depths."""
     kept = []
     for layers in (3, 4):
-        trace = trace_model(llama(layers), work, layers="all", **options)
+        trace = trace_model(llama(layers), replace(work, optimizer="sgd"), layers="all", **options)
         kept.append(trace.peaks[at].held.activations)
     return kept[1] - kept[0]
 
@@ -89,12 +95,27 @@ def test_mixed_precision_states_are_eighteen_bytes_a_parameter():
     ids=lambda config: config["model_type"],
 )  # fmt: skip
 def test_few_layers_foretell_whole_models(config):
-    work = Train(seq=S, micro_batch=1, precision="bf16")
+    work = Train(
+        seq=S, micro_batch=1, precision="bf16", optimizer="adamw" if config["model_type"] == "llama" else "sgd"
+    )
     few, whole = (trace_model(config, work, layers=layers) for layers in ("few", "all"))
     assert any(stack.traced < stack.repeat for stack in few.stacks)
     assert few.peak.held == whole.peak.held
     assert few.flops == pytest.approx(whole.flops, rel=1e-12)
     assert few.unknown == ()
+
+
+def test_flops_of_every_operator_are_what_pytorch_counts():
+    """Eager attention, for PyTorch 2.13 counts none of its flash kernel on a CPU."""
+    work = Train(seq=S, micro_batch=B, precision="bf16", attention="eager")
+    found = Counter()
+    for op in trace_model(llama(), work).operators:
+        if op.kind == "gemm":
+            found[op.name] += op.flops
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        ids = torch.zeros(B, S, dtype=torch.long)
+        build_model(read_config(llama()), work, repeat_kv=False)(input_ids=ids, labels=ids).loss.backward()
+    assert found == {op.__name__: flops for op, flops in counter.get_flop_counts()["Global"].items()}
 
 
 def test_experts_count_only_the_tokens_they_get():

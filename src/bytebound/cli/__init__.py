@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import inspect
 import os
@@ -117,4 +118,11 @@ def run(tokens: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run and exit."""
-    sys.exit(run())
+    code = run()
+    if "torch" in sys.modules:  # taking its thousands of modules down takes a second and gives nothing back
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        atexit._run_exitfuncs()  # noqa: SLF001 - temporary folders go, coverage is written
+        os._exit(code)
+    sys.exit(code)

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from bytebound.errors import DocumentError, RequestError
 from bytebound.trace import kernels
-from bytebound.trace.inputs import inputs_of
+from bytebound.trace.inputs import inputs_of, left_out
+from bytebound.trace.loading import loading
 from bytebound.trace.optimizers import TRACED, Master, make_optimizer
 from bytebound.trace.run import Step, loss_of, trace_step
 
@@ -64,7 +65,9 @@ def trace_model(
         DocumentError: no such file, or it is no config.
         RequestError: transformers does not know the model, the request has several values, or the code cannot be traced.
     """
-    settled = read_config(config)
+    with loading():
+        settled = read_config(config)
+        kernels.register()
     arrays = [
         field for field in ("seq", "micro_batch", "lora_rank", "recompute_layers") if np.shape(getattr(work, field))
     ]
@@ -80,7 +83,6 @@ def trace_model(
         )
     if work.optimizer not in TRACED:
         make_optimizer(work.optimizer, ())
-    kernels.register()
     forward = kind == "forward"
     notes = _notes(settled, work)
 
@@ -240,7 +242,7 @@ def _optimizer(model: nn.Module, work: Train) -> torch.optim.Optimizer:
     return make_optimizer(work.optimizer, wanted, kernel=work.optimizer_kernel)
 
 
-def _chunked_loss(model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
+def _chunked_loss(model: Any, given: dict[str, Any]) -> torch.Tensor:
     """Cross-entropy of a causal model, the logits of ``LOSS_CHUNK`` tokens at a time and again in backward."""
     labels = given["labels"]
     hidden = model.base_model(**{key: value for key, value in given.items() if key != "labels"})[0][:, :-1]
@@ -271,7 +273,7 @@ def _made_with(work: Train) -> dict[str, str]:
 
 
 def _notes(config: Any, work: Train) -> tuple[str, ...]:
-    notes = []
+    notes = [unfed] if (unfed := left_out(config)) else []
     longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if isinstance(longest, int) and work.seq > longest:
         notes.append(f"the config allows {longest:,} positions; {int(work.seq):,} were traced all the same")

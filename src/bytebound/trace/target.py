@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bytebound.documents.work import Train
 from bytebound.errors import DocumentError, RequestError
+from bytebound.trace.loading import loading
 from bytebound.trace.script import LIMIT_S, is_script, trace_script
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def trace_target(
                 mend="change the code",
             )
         return trace_script(target, kind=kind, limit_s=limit_s, allow=allow)
-    from bytebound.trace.hf import trace_model  # noqa: PLC0415 - needs PyTorch
+    with loading():
+        from bytebound.trace.hf import trace_model  # noqa: PLC0415 - needs PyTorch
 
     if kind == "forward":
         raise RequestError(
@@ -63,7 +65,8 @@ def trace_target(
         source = str(Path(target) / "config.json")
         if not Path(source).is_file():
             raise DocumentError("the folder holds no config.json", place=target, mend="give a model's folder")
-    found = describe(source)
+    with loading():
+        found = describe(source)
     if not found.values:
         raise RequestError("a GGUF file has no config to build from", place=target, mend="give the model's config.json")
     trace: Trace = trace_model(dict(found.values), work or Train(), name=found.architecture.name)
