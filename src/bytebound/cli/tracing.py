@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -151,7 +152,7 @@ def trace(
         from bytebound.predict.traced_plan import request_plan  # noqa: PLC0415
 
         if plan is None and dealt.stated():
-            plan, assumed = request_plan(dealt.stated(), machine, found)
+            plan, assumed = request_plan(dealt.stated(), machine, trace=found)
         estimate = estimate_trace(found, machine, plan=plan, assumed=assumed)
     if html is not None:
         from bytebound.report.trace_html import trace_html  # noqa: PLC0415
@@ -185,11 +186,16 @@ def _plan(
         )
     if forward:
         raise RequestError("a plan deals out a training step", place=f"--{name}", mend="leave out --forward")
+    from bytebound.models import read_model  # noqa: PLC0415
     from bytebound.predict.traced_plan import request_plan  # noqa: PLC0415
     from bytebound.trace.script import is_script  # noqa: PLC0415
 
-    plan, assumed = request_plan({**stated, **({} if is_script(target) else trained.stated())}, machine)
-    return (None, ()) if is_script(target) else (plan, assumed)
+    if is_script(target):
+        request_plan(stated, machine)
+        return None, ()
+    config = Path(target) / "config.json"
+    model = read_model(str(config) if config.is_file() else target)
+    return request_plan({**stated, **trained.stated()}, machine, model=model)
 
 
 def _fits(estimate: TraceEstimate) -> bool:

@@ -7,6 +7,7 @@ the program's own.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
 from bytebound.ledger.sharded import deal, held
 from bytebound.ledger.sharded_rows import check_divided, divide, divided_ledger
+from bytebound.ledger.table import compile_table
 from bytebound.ledger.traced import PRODUCTS, on_device, unfused_bytes
 from bytebound.ledger.training_memory import reserved
 from bytebound.predict.ceilings import ceilings_of
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from bytebound.documents.architecture import Architecture
     from bytebound.documents.device import Machine
     from bytebound.documents.trace import Trace
     from bytebound.documents.work import Train
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+HALVES = frozenset({"bfloat16", "float16"})
 TRACE_SPREAD = 1.05
 """Half-width factor of the 80 % interval of a trace's allocated bytes (assumed; against real allocators traces are within 3 %)."""
 
@@ -60,7 +64,7 @@ def settle_plan(plan: Train) -> Train:
 
 
 def request_plan(
-    stated: Mapping[str, Any], machine: Machine, trace: Trace | None = None
+    stated: Mapping[str, Any], machine: Machine, *, model: Architecture | None = None, trace: Trace | None = None
 ) -> tuple[Train, tuple[str, ...]]:
     """Return the plan that ``stated`` fields of ``Train`` ask for, settled, and in words what was assumed.
 
@@ -70,14 +74,19 @@ def request_plan(
     Args:
         stated: fields of ``Train``.
         machine: whose devices.
+        model: whose degrees are checked before it is traced.
         trace: of a function; None: of a model, which is traced as the plan says.
 
     Raises:
-        RequestError: a name that is no field of ``Train``, or degrees that do not multiply out.
+        RequestError: a name that is no field of ``Train``, or degrees that do not multiply out or do not divide the model.
     """
     given = dict(stated)
     if trace is not None:
-        given |= {"seq": trace.seq or 1, "micro_batch": given.get("micro_batch", trace.samples or 1)}
+        given |= {
+            "precision": precision_of(trace),
+            "seq": trace.seq or 1,
+            "micro_batch": given.get("micro_batch", trace.samples or 1),
+        }
     work, assumed = requested(None, given, machine)
     if trace is not None and "global_batch" not in stated:
         batch = int(work.micro_batch * work.dp * work.pp)
@@ -86,7 +95,25 @@ def request_plan(
         assumed = (*assumed[:-1], f"global batch {batch:,}: not stated, {why}")
     settled = settle_plan(work)
     check_devices(settled, machine)
+    if model is not None:
+        training_plan.check(settled, model, compile_table(model), None)
     return settled, assumed
+
+
+def precision_of(trace: Trace) -> str:
+    """Return the precision a traced step was written in, as a Train request names it: by the width of most weights and products."""
+    if "precision" in trace.made_with:
+        return trace.made_with["precision"]
+    weights, products = Counter[str](), Counter[str]()
+    for tensor in trace.tensors:
+        if tensor.role == "parameter":
+            weights[tensor.dtype] += round(tensor.storage_bytes * tensor.copies)
+    for op in trace.operators:
+        if op.kind in PRODUCTS:
+            products[op.math] += round(op.flops)
+    narrow = weights.total() > 0 and weights.most_common(1)[0][0] in HALVES
+    multiplied = bool(products) and products.most_common(1)[0][0] in HALVES
+    return "bf16" if narrow else ("bf16-autocast" if multiplied else "fp32")
 
 
 def plan_trace(

@@ -38,7 +38,7 @@ from bytebound.units import GIB, show_bytes, show_capacity, show_rate, show_time
 
 if TYPE_CHECKING:
     from bytebound.documents.trace import Moment, Trace
-    from bytebound.documents.trace_estimate import TraceEstimate
+    from bytebound.documents.trace_estimate import TracedPlan, TraceEstimate
 
 MOST_OPERATORS = 300
 """Rows of the table of operators; the JSON document has all."""
@@ -73,20 +73,30 @@ def trace_html(trace: Trace, estimate: TraceEstimate | None = None) -> str:
         unknown=trace.unknown,
         provenance=estimate.provenance if estimate else (),
         plan=plan_words(plan) if plan else "",
-        plan_fits=plan_fits(plan) if plan else "",
-        plan_peak=plan_peak(plan) if plan else "",
-        plan_tables=[memory_rows(trace, plan), time_rows(plan), work_rows(trace, plan), exchange_rows(plan)]
-        if plan
-        else [],
+        plan_tables=_plan_tables(trace, plan) if plan else [],
     )
+
+
+def _plan_tables(trace: Trace, plan: TracedPlan) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return heading, titles and rows of every table of a plan."""
+    return [
+        (f"Memory of the fullest device, at its fullest moment: {plan_peak(plan)}", *memory_rows(trace, plan)),
+        ("Seconds of one step; links as far as computing does not hide them", *time_rows(plan)),
+        ("Work of one device in a step, the mean over pipeline stages", *work_rows(trace, plan)),
+        ("What devices tell each other in a step", *exchange_rows(plan)),
+    ]
 
 
 def _sentence(trace: Trace, estimate: TraceEstimate | None) -> str:
     if estimate is None:
         return f"Peak {peak_words(trace)}."
     if estimate.plan is not None:
-        return f"{plan_fits(estimate.plan).capitalize()}. One step {plan_step(estimate.plan)}."
-    return f"{fit_words(estimate).capitalize()}. Peak {peak_words(trace)}."
+        return _started(f"{plan_fits(estimate.plan)}. One step {plan_step(estimate.plan)}.")
+    return _started(f"{fit_words(estimate)}. Peak {peak_words(trace)}.")
+
+
+def _started(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _tiles(trace: Trace, estimate: TraceEstimate | None) -> list[tuple[str, str, str]]:
