@@ -5,10 +5,12 @@ Lines: ``{"stage": …}`` as it goes, then one ``{"trace": …}`` or ``{"error":
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import inspect
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,18 +26,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+DIE_WITH_PARENT = 1
+"""``PR_SET_PDEATHSIG`` of prctl(2)."""
+
+
 def main() -> None:
     """Do what the request in the first argument asks; the exit code is always 0 where an answer was given."""
     asked = json.loads(sys.argv[1])
-    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
+    _outlive_nobody(asked["parent"])
     answer = os.fdopen(asked["answer"], "w", encoding="utf-8")
+    dumps = json.dumps  # the code may patch what it likes
 
     def tell(**line: object) -> None:
-        answer.write(json.dumps(line) + "\n")
+        answer.write(dumps(line) + "\n")
         answer.flush()
 
     allowed, scratch = asked["allow"], [asked["scratch"], os.devnull]
-    give_up(writing="write" not in allowed, network="network" not in allowed, scratch=scratch)
+    give_up(
+        writing="write" not in allowed, network="network" not in allowed, signals="process" not in allowed, scratch=scratch
+    )  # fmt: skip
     try:
         tell(stage="loading PyTorch")
         from bytebound.trace.returned import trace_function  # noqa: PLC0415 - after the process gave up what it could
@@ -58,10 +67,19 @@ def main() -> None:
 
 
 def _outlive_nobody(parent: int) -> None:
-    """End this process when the one that started it is gone."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    """End this process when the one that started it is gone, by the kernel on Linux and by looking every second elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def audit_saving() -> None:

@@ -33,15 +33,18 @@ NETWORK = {
 }  # fmt: skip
 PROCESS = {
     "os.exec", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.posix_spawn", "os.spawn", "os.startfile", "os.system",
-    "pty.spawn", "signal.pthread_kill", "subprocess.Popen",
+    "pty.spawn", "subprocess.Popen",
 }  # fmt: skip
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-DOES = {"write": "changes files", "network": "reaches the network", "process": "starts or signals processes"}
+DOES = {"write": "changes files", "network": "reaches the network", "process": "starts or signals processes, or runs C"}
 WORDS = {
     "socket.connect": "open a connection", "socket.bind": "listen on a port", "socket.getaddrinfo": "look up an address",
+    "socket.sendto": "send to an address", "socket.sendmsg": "send to an address", "http.client.connect": "open a connection",
     "urllib.Request": "open an address", "os.fork": "fork", "os.forkpty": "fork", "os.system": "run a shell command",
     "subprocess.Popen": "start a program", "os.exec": "become another program", "os.posix_spawn": "start a process",
-    "os.kill": "signal a process", "os.killpg": "signal processes",
+    "os.kill": "signal a process", "os.killpg": "signal processes", "shutil.rmtree": "remove the folder", "os.rmdir": "remove the folder",
+    "os.mkdir": "make the folder", "os.chmod": "change the rights of", "os.utime": "change the times of", "os.truncate": "cut",
+    "sqlite3.connect": "open the database",
 }  # fmt: skip
 MOST_KEPT = 20
 """Refusals kept for the report."""
@@ -90,7 +93,7 @@ class Guard:
             return ("write", f"write {_name(path)}") if wanted and not self._harmless(path) else (None, "")
         if event in WRITES:
             paths = arguments[:2] if event in SECOND_PATH else arguments[:1]
-            verb = event.partition(".")[2]
+            verb = WORDS.get(event, event.partition(".")[2])
             return (None, "") if all(map(self._harmless, paths)) else ("write", f"{verb} {_name(paths[0])}")
         if event in NETWORK:
             return (
@@ -100,7 +103,8 @@ class Guard:
             )
         if event == "ctypes.dlopen":
             own = place_of(sys._getframe(2), nearest=True)  # noqa: SLF001 - as above
-            return ("process", f"load the library {_name(arguments[0])}") if own and arguments[0] else (None, "")
+            library = _name(arguments[0]) if arguments[0] else "of C"
+            return ("process", f"load the library {library}") if own else (None, "")
         return "process", WORDS.get(event, event)
 
     def _harmless(self, path: object) -> bool:

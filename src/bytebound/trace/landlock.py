@@ -1,4 +1,4 @@
-"""Linux's Landlock: a process gives up writing files and opening connections, for C code as for Python, and cannot take it back.
+"""Linux's Landlock: a process gives up writing files, connecting and signalling, for C code as for Python, and cannot take it back.
 
 Source: Linux kernel, include/uapi/linux/landlock.h and Documentation/userspace-api/landlock.rst.
 """
@@ -20,12 +20,14 @@ WRITE_FILE, REMOVE_DIR, REMOVE_FILE, REFER, TRUNCATE = 1 << 1, 1 << 4, 1 << 5, 1
 MAKE_ANY = sum(1 << bit for bit in range(6, 13))
 WRITES = WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_ANY
 BIND_TCP, CONNECT_TCP = 1, 2
-SINCE = {"files": 1, "refer": 2, "truncate": 3, "network": 4}
+ABSTRACT_SOCKETS, SIGNALS = 1, 2
+"""What a process may reach outside of itself and its children."""
+SINCE = {"files": 1, "refer": 2, "truncate": 3, "network": 4, "scopes": 6}
 """The version of Landlock that brought each."""
 
 
 class _Ruleset(ctypes.Structure):
-    _fields_ = [("files", ctypes.c_uint64), ("network", ctypes.c_uint64)]
+    _fields_ = [("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]
 
 
 class _PathBeneath(ctypes.Structure):
@@ -33,15 +35,16 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]
 
 
-def give_up(*, writing: bool, network: bool, scratch: Collection[str]) -> bool:
-    """Give up writing outside ``scratch`` and TCP connections in this thread and all it starts; tell whether the kernel could.
+def give_up(*, writing: bool, network: bool, signals: bool, scratch: Collection[str]) -> bool:
+    """Give up what is asked in this thread and all it starts; tell whether the kernel could.
 
     Args:
-        writing: give up writing, creating and removing files.
+        writing: give up writing, creating and removing files outside ``scratch``.
         network: give up TCP connections, where the kernel knows how (6.7 and later).
+        signals: give up signals to processes that it did not start, where the kernel knows how (6.12 and later).
         scratch: folders and files that may be written still.
     """
-    if sys.platform != "linux" or not (writing or network):
+    if sys.platform != "linux" or not (writing or network or signals):
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION_FLAG)
@@ -50,8 +53,16 @@ def give_up(*, writing: bool, network: bool, scratch: Collection[str]) -> bool:
     files = 0
     if writing:
         files = WRITES | (REFER if version >= SINCE["refer"] else 0) | (TRUNCATE if version >= SINCE["truncate"] else 0)
-    rules = _Ruleset(files, (BIND_TCP | CONNECT_TCP) if network and version >= SINCE["network"] else 0)
-    size = ctypes.sizeof(rules) if version >= SINCE["network"] else ctypes.sizeof(ctypes.c_uint64)
+    scoped = (ABSTRACT_SOCKETS if network else 0) | (SIGNALS if signals else 0)
+    rules = _Ruleset(
+        files,
+        (BIND_TCP | CONNECT_TCP) if network and version >= SINCE["network"] else 0,
+        scoped if version >= SINCE["scopes"] else 0,
+    )
+    if not (rules.files or rules.network or rules.scoped):
+        return False
+    known = 1 + (version >= SINCE["network"]) + (version >= SINCE["scopes"])
+    size = known * ctypes.sizeof(ctypes.c_uint64)
     ruleset = libc.syscall(CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
     if ruleset < 0:
         return False

@@ -51,10 +51,13 @@ def _again(error: BaseException) -> NoReturn:
 def _words(error: BaseException) -> tuple[str, str] | tuple[()]:
     """Return message and mend of what only a file under guard can raise."""
     text = " ".join(str(error).split())[:400]
+    return _of_the_guard(error, text) or _of_the_place(error, text) or _of_the_tensors(error, text)
+
+
+def _of_the_guard(error: BaseException, text: str) -> tuple[str, str] | tuple[()]:
+    """What it was refused, and how it left."""
     if isinstance(error, RefusedError):
         return text.partition(" (")[0], f"allow it with {text.partition(': ')[2].rstrip(')')}, or leave it out"
-    if isinstance(error, PermissionError) or "permission denied" in text.lower():
-        return f"the code was refused: {text}", "allow it with --allow write or --allow network, or leave it out"
     if isinstance(error, SystemExit):
         return f"the code called sys.exit({error.code!r})", "return from the function instead"
     if isinstance(error, ModuleNotFoundError):
@@ -62,6 +65,39 @@ def _words(error: BaseException) -> tuple[str, str] | tuple[()]:
             f"the code imports {error.name}, which is not installed beside bytebound",
             f"install it into {sys.prefix}, or run bytebound from the environment of the code",
         )
+    if isinstance(error, MemoryError):
+        return (
+            f"the code asks for more real memory than there is: {text}".rstrip(": "),
+            "make it with torch inside the function, where tensors take no memory",
+        )
+    return ()
+
+
+def _of_the_place(error: BaseException, text: str) -> tuple[str, str] | tuple[()]:
+    """What needs data, a network or other processes."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if any("torch/utils/data/" in file for file in files):
+        return (
+            "a data loader has no values to deal here",
+            "build one batch of the shape it deals, such as torch.randint(0, vocabulary, (4, 2048))",
+        )
+    if any("torch/distributed/" in file for file in files):
+        return (
+            f"the code wants a process group: {text}",
+            "trace the model of one device, without init_process_group, DistributedDataParallel or FSDP",
+        )
+    if isinstance(error, PermissionError) or "permission denied" in text.lower():
+        return f"the code was refused: {text}", "allow it with --allow write, network or process, or leave it out"
+    if "offline" in text.lower() and "huggingface" in text.lower():
+        return (
+            f"the code fetches from the network: {text.partition('. ')[0]}",
+            "build from a config, or give --allow network",
+        )
+    return ()
+
+
+def _of_the_tensors(error: BaseException, text: str) -> tuple[str, str] | tuple[()]:
+    """What tensors without values on one device cannot do."""
     if isinstance(error, DeviceError):
         return "the code asks for a GPU", DEVICE
     if "disabling autocast" in text.lower():
@@ -69,11 +105,11 @@ def _words(error: BaseException) -> tuple[str, str] | tuple[()]:
             "autocast of 'cuda' is off without a GPU: the trace would be of 32-bit code",
             "write torch.autocast(x.device.type, dtype=torch.bfloat16), which is right with and without one",
         )
-    if any("torch/utils/data/" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+    if "is not supported for tensor subclasses" in text or type(error).__name__ == "SafetensorError":
         return (
-            "a data loader has no values to deal here",
-            "build one batch of the shape it deals, such as torch.randint(0, vocabulary, (4, 2048))",
+            "the code reads the values of a tensor, and traced tensors have shapes but no values",
+            "leave it out of the step",
         )
-    if "offline" in text.lower() and "huggingface" in text.lower():
-        return f"the code fetches from the network: {text[:200]}", "build from a config, or give --allow network"
+    if type(error).__name__ == "FakeTensorDeviceMismatchError":
+        return "the code mixes devices", "build all on the default device, without device=: no tensor takes memory here"
     return ()

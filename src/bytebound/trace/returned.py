@@ -140,8 +140,8 @@ def _several(value: object, kind: type) -> tuple[Any, ...]:
 
 def _kinds(value: object) -> str:
     if isinstance(value, tuple | list):
-        return f"({', '.join(type(part).__name__ for part in value)})"
-    return type(value).__name__
+        return f"({', '.join(map(_kinds, value))})"
+    return "Tensor" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _alive(kind: type, earlier: Sequence[object]) -> tuple[Any, ...]:

@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ MEMORY_SHARE = 0.8
 POLL_S = 0.2
 TAIL_LINES, LONGEST_LINE = 12, 300
 MOST_ANSWER_BYTES = 2**28
+MOST_SOURCE_BYTES = 2**24
 TARGET = re.compile(r"(?P<file>.+\.py)(?::(?P<function>[^/\\]*))?", re.DOTALL)
 LIBRARY_LOG = re.compile(r"[EWIV]\d{4} \d\d:")
 """How lines begin that PyTorch logs about its own traced tensors."""
@@ -82,10 +84,24 @@ def read_target(target: str) -> Target:
         raise RequestError(f"{target!r} is not FILE.py:function", place="TARGET")
     file, function = Path(found["file"]), found["function"] or ""
     try:
-        tree = ast.parse(file.read_bytes(), filename=str(file))
+        if file.exists() and not file.is_file():
+            raise DocumentError("is no file", place=str(file), mend="give the path of a Python file")
+        with file.open("rb") as opened:
+            text = opened.read(MOST_SOURCE_BYTES + 1)
+        if len(text) > MOST_SOURCE_BYTES:
+            raise DocumentError(
+                f"is larger than {show_capacity(MOST_SOURCE_BYTES)}",
+                place=str(file),
+                mend="name the file with the function",
+            )
+        tree = ast.parse(text, filename=str(file))
     except OSError as error:
         raise DocumentError(
             f"cannot be read: {error.strerror}", place=str(file), mend="give the path of a Python file"
+        ) from None
+    except (RecursionError, MemoryError):
+        raise DocumentError(
+            "is nested too deep to be read", place=str(file), mend="split its longest expression"
         ) from None
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
@@ -146,13 +162,33 @@ def trace_script(
     if os.name != "posix":
         raise RequestError("code is traced on Linux and macOS only", place=target, mend="run it there or in WSL")
     most = memory_bytes if memory_bytes is not None else MEMORY_SHARE * read_system().memory_free_bytes
-    with tempfile.TemporaryDirectory(prefix="bytebound-trace-") as scratch:
+    with _mortal(), tempfile.TemporaryDirectory(prefix="bytebound-trace-") as scratch:
         run = _Run(found, scratch, tuple(dict.fromkeys(allow)), kind=kind, limit_s=limit_s)
         try:
             run.follow(limit_s, most)
         finally:
             run.end()
     return run.result()
+
+
+@contextmanager
+def _mortal() -> Iterator[None]:
+    """Let SIGTERM leave by the same way as an error, so that no process and no folder stays."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Run:
@@ -170,7 +206,7 @@ class _Run:
         asked = {
             "file": str(target.file), "function": target.function, "name": target.name, "allow": allow, "scratch": scratch,
             "kind": kind, "limit_s": limit_s,
-            "answer": writing,
+            "answer": writing, "parent": os.getpid(),
         }  # fmt: skip
         harmless = {} if "network" in allow else HARMLESS
         environment = os.environ | harmless | dict.fromkeys(CACHES, scratch) | {"PYTHONWARNINGS": "ignore"}
@@ -217,6 +253,11 @@ class _Run:
                         "build the model inside the function, where tensors take no memory",
                     )
                     return
+        if not self.answer.keys() & {"trace", "error"}:
+            with suppress(subprocess.TimeoutExpired):  # pipes close a little before the process is gone
+                self.process.wait(GRACE_S)
+                return
+            self._kill("it closed what it answers through", "leave files open that it did not open")
 
     def _take(self, stream: str, piece: bytes) -> None:
         *lines, rest = (self._unfinished[stream] + piece).split(b"\n")
