@@ -35,7 +35,7 @@ def case(model="meta-llama/Llama-3.1-8B", machine="2x(8x h100-sxm)", kind="finet
         ("8-bit-optimizer", FITS, {}, {"optimizer": "adamw-8bit"}),
         ("full-recompute", SHORT, {}, {"recompute": "full"}),
         ("drop-recompute", FITS, {"recompute": "full"}, {"recompute": "none"}),
-        ("drop-recompute", FITS, {}, {"recompute": "none"}),
+        ("drop-recompute", FITS, {"recompute": "selective", "attention": "eager"}, {"recompute": "none"}),
         ("shard-states", FITS, {"zero": 1}, {"zero": 2}),
         ("optimizer-offload", SHORT, {}, {"offload": "parameters"}),  # FSDP's policy moves both
         ("optimizer-offload", SHORT, {"zero": 1}, {"offload": "optimizer"}),
@@ -81,6 +81,7 @@ def test_a_lever_sets_its_fields_and_no_other(lever, now, before, after):
         ("shard-states", FITS, {"dp": 1, "tp": 8, "zero": 1}, "nothing to shard over"),
         ("shard-states", FITS, {"zero": 1, "pp": 2, "dp": 8, "framework": "deepspeed"}, "no pipeline with ZeRO 2"),
         ("optimizer-offload", FITS, {}, "every step"),
+        ("drop-recompute", FITS, {}, "flash attention keeps no scores"),
         ("chunked-loss", FITS, {"loss": "chunked"}, "already"),
         ("flash-attention", FITS, {}, "already"),
         ("fused-optimizer", FITS, {"framework": "megatron"}, "kernel is fused"),

@@ -63,8 +63,9 @@ def changed_by(case: Case, *choices: Option) -> Case | Refusal:
 
 def split_training(case: Case, name: str, factor: float) -> Case | Refusal:
     """Return a training case with one degree multiplied (or halved), the devices taken from data parallelism."""
-    change = changes.degrees(**{name: int(factor)}) if factor > 1 else changes.halved(name)
-    return changed_by(case, options.Option(name, change, "lossless", options.NONE, options.SPLIT))
+    return changed_by(
+        case, options.Option(name, changes.degrees(**{name: factor}), "lossless", options.NONE, options.SPLIT)
+    )
 
 
 TRAINING_LEVERS: tuple[Lever, ...] = (

@@ -28,6 +28,8 @@ def recompute(kind: str, layers: float = 1.0) -> Change:
 
     def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
         del setting
+        if kind != "full" and work.recompute != "full" and work.attention == "flash":
+            return "flash attention keeps no scores that selective recomputation could drop"
         if layers < 1 and work.framework not in BY_LAYER:
             return f"{work.framework} recomputes all layers or none"
         same = kind != "full" or float(np.asarray(work.recompute_layers)) == layers
@@ -160,37 +162,27 @@ def micro_batch(factor: float) -> Change:
     return changes
 
 
-def degrees(**factors: int) -> Change:
-    """Return the change that multiplies degrees and takes the devices from data parallelism."""
+def degrees(**factors: float) -> Change:
+    """Return the change that multiplies degrees by powers of two and takes the devices from data parallelism, or gives them to it."""
 
     def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        alien = sorted(factors.keys() - splits_of(work))
+        alien = sorted({name for name, factor in factors.items() if factor > 1} - splits_of(work))
         if alien:
-            return f"{work.framework} has no {' and no '.join(alien)}" + (
-                " for adapters" if work.trainable != "full" else ""
-            )
-        taken = math.prod(factor for name, factor in factors.items() if name != "ep")
-        dp = int(work.dp)
-        if dp % taken:
-            return f"dp is {dp}: there are no devices to take for {' and '.join(factors)}"
-        wanted = {name: int(getattr(work, name)) * factor for name, factor in factors.items()} | {"dp": dp // taken}
-        if wanted.get("tp", 1) > setting.ceilings.domain:
+            what = " for adapters" if work.trainable != "full" else ""
+            return f"{work.framework} has no {' and no '.join(alien)}{what}"
+        wanted = {name: int(getattr(work, name)) * factor for name, factor in factors.items()}
+        broken = next((name for name, degree in wanted.items() if degree != int(degree)), None)
+        if broken:
+            return f"{broken} is {int(getattr(work, broken))}"
+        dp = int(work.dp) / math.prod(factor for name, factor in factors.items() if name != "ep")
+        if dp != int(dp):
+            return f"dp is {int(work.dp)}: there are no devices to take for {' and '.join(factors)}"
+        whole = {name: int(degree) for name, degree in wanted.items()} | {"dp": int(dp)}
+        if whole.get("tp", 1) > setting.ceilings.domain and factors["tp"] > 1:
             return f"one scale-up link joins {int(setting.ceilings.domain)} devices (rule 9: tensor parallelism across nodes is link-bound)"
-        if wanted.get("pp", 1) > 1 and int(np.max(work.zero)) > 1 and work.framework in STAGED:
+        if whole.get("pp", 1) > 1 and int(np.max(work.zero)) > 1 and work.framework in STAGED:
             return f"{work.framework} runs no pipeline with ZeRO 2 or 3"
-        return _possible(work, wanted, setting)
-
-    return changes
-
-
-def halved(name: str) -> Change:
-    """Return the change that halves a degree and gives the devices to data parallelism."""
-
-    def changes(work: Train, setting: Setting) -> dict[str, Any] | str:
-        degree = int(getattr(work, name))
-        if degree % 2:
-            return f"{name} is {degree}"
-        return _possible(work, {name: degree // 2, "dp": int(work.dp) * 2}, setting)
+        return _possible(work, whole, setting)
 
     return changes
 

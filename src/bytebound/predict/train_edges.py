@@ -80,10 +80,10 @@ def largest(fits: Callable[[Array], Array], low: int, high: int) -> int:
 def fewest_devices(setting: Setting, work: Train, sure: float) -> tuple[int, dict[str, int]]:
     """Return the fewest devices the job fits on and the tp, pp, dp and ZeRO stage it fits with; 0 and none up to 16,384.
 
-    Tried are the splits the framework runs: tp inside a node, pp, dp, at the asked ZeRO stage and at 3. Of several plans for as many
-    devices the surest one is returned.
+    Tried are the splits the framework runs: tp inside a node, pp, dp, at the asked ZeRO stage and at 3; beyond one node whole nodes.
+    Of several plans for as many devices the surest one is returned.
     """
-    allowed = splits_of(work)
+    allowed, node = splits_of(work), max(int(setting.ceilings.domain), 1)
     pieces = [
         (tp, pp)
         for tp, pp in product(POWERS[:5] if "tp" in allowed else (1,), POWERS[:7] if "pp" in allowed else (1,))
@@ -92,7 +92,7 @@ def fewest_devices(setting: Setting, work: Train, sure: float) -> tuple[int, dic
     shapes = [
         (tp, pp, dp, zero)
         for (tp, pp), dp, zero in product(pieces, REPLICAS, {int(work.zero), 3})
-        if tp * pp * dp * int(work.cp) <= MOST_DEVICES and runnable(work, zero=zero, pp=pp, dp=dp)
+        if in_nodes(tp * pp * dp * int(work.cp), node) and runnable(work, zero=zero, pp=pp, dp=dp)
     ]
     if not shapes:
         return 0, {}
@@ -109,6 +109,11 @@ def fewest_devices(setting: Setting, work: Train, sure: float) -> tuple[int, dic
     fewest = int(used[chance >= sure].min())
     at = int(np.argmax(np.where(used == fewest, chance, -1.0)))
     return fewest, dict(zip(("tp", "pp", "dp", "zero"), map(int, shapes[at]), strict=True))
+
+
+def in_nodes(devices: int, node: int) -> bool:
+    """Return whether so many devices are inside one node or whole nodes, up to ``MOST_DEVICES``."""
+    return devices <= MOST_DEVICES and (devices <= node or devices % node == 0)
 
 
 def possible(setting: Setting, work: Train, tp: int, pp: int) -> bool:

@@ -125,8 +125,8 @@ def fitting(setting: Setting, work: Train, *, sure: float = SURE) -> Fitting:
         changes=tuple(change(setting, work, tried, at, asked) for tried, at in chosen[:SHOWN]),
         notes=(
             *notes(tried, asked, sure=sure, fits=fits, found=bool(chosen)),
-            *([f"{counted(fewest)}: {split(plan)}"] if fewest else []),
-            *([f"{counted(fewer)} with recompute full and a chunked loss: {split(leaner)}"] if 0 < fewer < (fewest or fewer + 1) else []),
+            *([f"on {counted(fewest)}: {split(plan)}"] if fewest else []),
+            *([f"on {counted(fewer)} with recompute full and a chunked loss: {split(leaner)}"] if 0 < fewer < (fewest or fewer + 1) else []),
         ),
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def counted(devices: int) -> str:
 def split(plan: dict[str, int]) -> str:
     """Return how devices share the work, in words."""
     degrees = [f"{name} {plan[name]}" for name in ("tp", "pp", "dp") if plan[name] > 1]
-    return ", ".join([*degrees, f"ZeRO {plan['zero']}"] if plan["dp"] > 1 else degrees) or "alone"
+    return ", ".join([*degrees, f"ZeRO {plan['zero']}"] if plan["dp"] > 1 else degrees) or "nothing split"
 
 
 def combined(setting: Setting, work: Train, first: tuple[Pair, ...] = (), *, fits: bool) -> list[Tried]:

@@ -14,7 +14,6 @@ from bytebound.predict.train_changes import (
     adapters,
     degrees,
     fused_optimizer,
-    halved,
     micro_batch,
     offload,
     optimizer,
@@ -187,19 +186,28 @@ def micro_batch_options(work: Train) -> tuple[Option, ...]:
 SPLIT = "Megatron-LM, arXiv 1909.08053, 2104.04473; Ring Attention, arXiv 2310.01889"
 
 
+FACTORS = {
+    "tp": (0.25, 0.5, 1, 2, 4, 8),
+    "pp": (0.25, 0.5, 1, 2, 4, 8),
+    "cp": (0.25, 0.5, 1, 2, 4),
+    "ep": (0.5, 1, 2, 4, 8),
+}
+"""What each degree is multiplied by, every combination."""
+
+
 def degree_options(work: Train, setting: Setting) -> tuple[Option, ...]:
-    """Return the ways to split the model over the same devices: tp inside a node, pp, cp and ep further, or any of them by half."""
-    each = {name: int(getattr(work, name)) for name in ("tp", "pp", "cp", "ep")}
+    """Return the ways to split the model over the same devices: tp inside a node, pp, cp and ep, each further or less far."""
+    each = {name: int(getattr(work, name)) for name in FACTORS}
     experts = bool((setting.table.products.copies > 1).any())
-    found = [
-        Option(f"{name} {degree // 2}", halved(name), "lossless", NONE, SPLIT)
-        for name, degree in each.items()
-        if degree > 1 and name != "ep"
-    ]
-    for factors in product((1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4), (1, 2, 4, 8) if experts else (1,)):
-        grown = {name: factor for name, factor in zip(each, factors, strict=True) if factor > 1}
-        taken = math.prod(factors[:3])
-        if grown and each["tp"] * factors[0] <= setting.ceilings.domain and int(work.dp) % taken == 0:
-            name = ", ".join(f"{key} {each[key] * factor}" for key, factor in grown.items())
-            found.append(Option(name, degrees(**grown), "lossless", NONE, SPLIT))
+    found = []
+    for factors in product(*((1,) if name == "ep" and not experts else FACTORS[name] for name in FACTORS)):
+        changed = {name: factor for name, factor in zip(each, factors, strict=True) if factor != 1}
+        replicas = int(work.dp) / math.prod(factors[:3])
+        if (
+            changed
+            and replicas == int(replicas)
+            and all(float(each[name] * factor).is_integer() for name, factor in changed.items())
+        ):
+            name = ", ".join(f"{key} {each[key] * factor:g}" for key, factor in changed.items())
+            found.append(Option(name, degrees(**changed), "lossless", NONE, SPLIT))
     return tuple(found)

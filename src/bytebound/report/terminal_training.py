@@ -280,14 +280,25 @@ def training_sentence(estimate: TrainEstimate) -> str:
     memory = estimate.memory
     if first(memory.total_bytes) > first(memory.usable_bytes):
         short = show_capacity(first(memory.total_bytes) - first(memory.usable_bytes))
-        return f"Does not fit: the fullest device is {short} short."
+        return f"Does not fit: the fullest device is {short} short{mended(estimate.fitting)}."
     if not bool(first(memory.fits)):
-        return f"Too tight: it fits with a probability of {percent(first(memory.probability_fits))}, and 90 % are asked for."
+        return f"Too tight: it fits with a probability of {percent(first(memory.probability_fits))}, and 90 % are asked for{mended(estimate.fitting)}."
     wall = estimate.next_wall
     after = f"; the next wall is {clean(wall.resource)}, at {clean(wall.at)}" if wall else ""
     money = "" if estimate.usd_per_btok is None else f" at {usd(first(estimate.usd_per_btok.value))} per billion tokens"
     rate = tokens_rate(first(estimate.tokens_per_s.value))
     return f"{rate}{money}, bound by {first_text(estimate.verdict)}{after}."
+
+
+def mended(fitting: Fitting | None) -> str:
+    """Return the first change that makes it fit, in words; nothing where none was searched."""
+    if fitting is None:
+        return ""
+    if not fitting.changes:
+        return "; no change tried makes it fit"
+    best = fitting.changes[0]
+    ratio = math.nan if best.step_ratio is None else best.step_ratio
+    return f"; {clean(best.name)} makes it fit, at {times(ratio)} the time per token"
 
 
 def training_tiles(estimate: TrainEstimate) -> list[tuple[str, str, str]]:
