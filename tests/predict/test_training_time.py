@@ -164,6 +164,48 @@ def test_korthikanti_table_5(size):
     assert full / selective == pytest.approx(full_s / selective_s, rel=0.06)
 
 
+BLOOM_HEADS = {(8, 6, 4): 156.84 / 118.12, (4, 12, 2): 147.41 / 107.12}
+"""tp, pp, micro-batch: seconds with 128 heads (108 wide) over those with 96 (144 wide), 78 layers of 13,824 on 384 A100.
+Source: bigscience chronicles-prequel.md, section Another round of NHEADS."""
+
+
+@pytest.mark.parametrize("plan", BLOOM_HEADS)
+def test_heads_no_multiple_of_eight_wide_cost_what_bloom_measured(plan):
+    tp, pp, micro = plan
+    work = Train(
+        seq=2048, micro_batch=micro, global_batch=2048, tp=tp, pp=pp, dp=8, zero=1, framework="deepspeed", precision="fp16-mixed",
+        recompute="full", attention="eager",
+    )  # fmt: skip
+    odd, even = (
+        float(train_time(gpt3_setting(13824, 78, heads, "48x(8x a100-80gb-sxm)"), work).step_s) for heads in (128, 96)
+    )
+
+    assert odd / even == pytest.approx(BLOOM_HEADS[plan], rel=0.12)
+    flash = replace(work, attention="flash")
+    odd, even = (
+        float(train_time(gpt3_setting(13824, 78, heads, "48x(8x a100-80gb-sxm)"), flash).step_s) for heads in (128, 96)
+    )
+    assert odd / even == pytest.approx(1.0, rel=0.05)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(JOBS), st.sampled_from([LLAMA, MIXTRAL]), st.sampled_from([1, 8, 64]))
+def test_an_interval_is_wider_than_what_no_offset_describes_and_stays_useful(work, setting, batches):
+    timed = train_time(setting, replace(work, global_batch=work.global_batch * batches))
+
+    assert 1.1 < float(timed.spread) < 3
+
+
+def test_a_family_and_framework_nobody_published_are_less_certain():
+    work = Train(dp=8, global_batch=64, zero=1, framework="megatron")
+    known, unknown = (
+        float(train_time(settle("meta-llama/Llama-3.1-8B", machine, "vllm"), work).spread)
+        for machine in ("8x h100-sxm", "8x mi300x")
+    )
+
+    assert unknown > known * 1.05
+
+
 def test_narrow_products_need_hardware_that_has_them():
     fast, plain = (replace(JOBS[0], precision=p) for p in ("fp8-mixed", "bf16-mixed"))
     ampere = settle("meta-llama/Llama-3.1-8B", "8x a100-80gb-sxm", "vllm")

@@ -56,6 +56,7 @@ SHARES: Mapping[tuple[str, str], Start] = MappingProxyType({
     ("tensor", "exposed"): Start(0.8, 0.6, "log-odds of 0.7; assumed"),
     ("experts", "exposed"): Start(1.4, 0.6, "log-odds of 0.8; assumed"),
     ("scaleup", "share"): Start(0.0, 0.4, "published shares of collectives"),
+    ("tensorwise", "share"): Start(0.0, 1.0, "log-odds of half the links of a node; assumed: between one of eight and all"),
     ("scaleout", "share"): Start(0.85, 0.5, "log-odds of 0.7; assumed"),
 })  # fmt: skip
 """Log-odds that a share starts from, over the published one of products, attention or links (0 where there is none)."""

@@ -24,6 +24,7 @@ from bytebound.predict.estimate import settle
 from bytebound.predict.training import narrow_of
 from bytebound.predict.training_attained import training_keys
 from bytebound.predict.training_spread import log_sd, log_step, slopes
+from bytebound.truth.training_sources import NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
     from bytebound.documents.train_truth import TrainTruth
     from bytebound.facts.calibration import Key
     from bytebound.ledger.training import TrainingLedger
+    from bytebound.predict.estimate import Setting
     from bytebound.predict.roofline import Ceilings
 
     Array = NDArray[Any]
 
 METRICS = ("step_s", "tokens_per_s_per_device", "flop_per_s_per_device", "mfu")
 """Metrics that are a step time, best first: one number of a run counts, the others repeat it."""
+ENGINE = "vllm"
+"""``settle`` wants a serving engine; training uses none of what it says."""
 ROWS_PER_SOURCE = 20.0
 """Most weight one source may have, in rows."""
 STEPS, SETTLED = 8, 1e-2
@@ -91,18 +95,24 @@ def cases(rows: Sequence[TrainTruth]) -> tuple[Case, ...]:
     grouped: dict[tuple[Any, ...], list[int]] = {}
     for at, row in enumerate(rows):
         words = tuple(v for f in fields(row.work) if isinstance(v := getattr(row.work, f.name), str))
-        grouped.setdefault((row.architecture, row.device, row.per_node, words), []).append(at)
+        grouped.setdefault((row.architecture, row.device, row.per_node, NETWORKS.get(row.source), words), []).append(at)
     return tuple(_case([rows[at] for at in found], found) for found in grouped.values())
 
 
-def _case(rows: list[TrainTruth], index: list[int]) -> Case:
+def setting_of(rows: Sequence[TrainTruth]) -> Setting:
+    """Return the model and the machine of rows of one publication, model and device: large enough for each, with its cluster's network."""
     first = rows[0]
     nodes = max(math.ceil(max(row.devices for row in rows) / first.per_node), 1)
-    setting = settle(
-        first.architecture,
-        Machine(name=first.device, device=find_device(first.device), per_node=first.per_node, nodes=nodes),
-        "vllm",
+    machine = Machine(name=first.device, device=find_device(first.device), per_node=first.per_node, nodes=nodes)
+    setting = settle(first.architecture, machine, ENGINE)
+    own = NETWORKS.get(first.source)
+    return (
+        replace(setting, ceilings=replace(setting.ceilings, scaleout_bytes_per_s=np.full(1, own))) if own else setting
     )
+
+
+def _case(rows: list[TrainTruth], index: list[int]) -> Case:
+    first, setting = rows[0], setting_of(rows)
     numbers = {
         f.name: np.array([float(getattr(row.work, f.name)) for row in rows])
         for f in fields(first.work) if not isinstance(getattr(first.work, f.name), str)

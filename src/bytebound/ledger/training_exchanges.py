@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-REDUCE, GATHER, ALL_TO_ALL, RING, SEND, HOST, PROCESSOR, DRIVE = range(8)
-"""Sum over a group; gather or reduce-scatter; exchange; pass around; pass on; cross the host link; step in host memory; cross the
-host's NVMe drive. What is payload of the last two is of all devices of a host."""
+REDUCE, GATHER, ALL_TO_ALL, RING, SEND, TENSORWISE, HOST, PROCESSOR, DRIVE = range(9)
+"""Sum over a group; gather or reduce-scatter; exchange; pass around; pass on; gather a layer tensor by tensor; cross the host link; step
+in host memory; cross the host's NVMe drive. What is payload of the last two is of all devices of a host."""
 NOTHING, PRODUCTS, SCORES, FORWARD_PASS, BACKWARD_PASS, FIRST_FORWARD, LAST_BACKWARD, STAGE = range(8)
 """What runs at the same time: nothing; tensor-parallel products (as far as a framework overlaps them); attention; the forward or the
 backward pass of every micro-batch; those of the first or last micro-batch of a step; a stage's other micro-batches."""
@@ -31,6 +31,8 @@ STEP_BYTES, STATE_BYTES = 30.0, 12.0
 16-bit copy written), and bytes of 32-bit weight and moments."""
 DEVICES_PER_HOST = 8.0
 """Devices that share one host at most (assumed: nodes of eight)."""
+TENSOR_BY_TENSOR = frozenset({"deepspeed"})
+"""Frameworks that gather parameters tensor by tensor, in messages too small for all links of a node; FSDP gathers a layer at once."""
 OVERLAPPING = frozenset({"megatron", "fsdp", "jax", "hf", "litgpt"})
 """Frameworks that sum gradients while the backward pass runs. Megatron-DeepSpeed of 2022 did it at the end of the step."""
 
@@ -240,6 +242,7 @@ def _data(model: Spoken, job: Job) -> list[_Exchange]:
             _Exchange(what, kind, hider, True, width * held / layers, members, stride, layers)
             for what, kind, hider, members, width in once
         ]
+        gathered = TENSORWISE if work.framework in TENSOR_BY_TENSOR else GATHER
         each = [
             (f"weights of {name}", FORWARD_PASS, sharded | (often & (work.framework == "fsdp")), weight),
             (f"weights of {name}, backward", BACKWARD_PASS, sharded, weight),
@@ -249,7 +252,7 @@ def _data(model: Spoken, job: Job) -> list[_Exchange]:
             each = each[2:]
         rows += [
             _Exchange(
-                what, GATHER, hider, False, width * held / layers, np.where(live, among, 1.0), stride, model.layers
+                what, gathered, hider, False, width * held / layers, np.where(live, among, 1.0), stride, model.layers
             )
             for what, hider, live, width in each
         ]

@@ -54,6 +54,7 @@ class TrainingAttained:
     memory: float
     scaleup: float
     scaleout: float
+    tensorwise: float
     tensor_exposed: float
     experts_exposed: float
     gemm_edge: float
@@ -152,6 +153,7 @@ def _attained(asked: _Asked, fitted: Mapping[Key, Offset]) -> TrainingAttained:
         memory=published.of("elementwise", "bandwidth_share").value,
         scaleup=share(_odds(published.of("collective", "link_share").value) + start("scaleup", "share")),
         scaleout=share(start("scaleout", "share")),
+        tensorwise=share(start("tensorwise", "share")),
         tensor_exposed=share(start("tensor", "exposed")),
         experts_exposed=share(start("experts", "exposed")),
         gemm_edge=amount("gemm", "edge"),

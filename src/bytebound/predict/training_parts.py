@@ -23,6 +23,7 @@ from bytebound.ledger.training_exchanges import (
     SCORES,
     SEND,
     STAGE,
+    TENSORWISE,
 )
 from bytebound.ledger.training_job import AGAIN, BACKWARD, FORWARD
 from bytebound.predict.roofline import between, join, rates
@@ -224,8 +225,9 @@ def _link_seconds(ledger: TrainingLedger, c: Ceilings, found: TrainingAttained) 
     out = np.where(passed, np.where(nodes > 1, payload, 0.0), out)
     up_s = between(found.collective_s, up / (c.scaleup_bytes_per_s * found.scaleup))
     hops = found.hop_s * np.where(passed | spread, 1.0, trips * (nodes - 1))
+    links = np.where(kind == TENSORWISE, found.tensorwise, 1.0)
     out_s = np.where(
-        nodes > 1, between(hops + found.collective_s, out / (c.scaleout_bytes_per_s * found.scaleout)), 0.0
+        nodes > 1, between(hops + found.collective_s, out / (c.scaleout_bytes_per_s * found.scaleout * links)), 0.0
     )
     behind = np.where(kind == DRIVE, DRIVE_BYTES_PER_S, HOST_STEP_BYTES_PER_S)
     host_s = payload / np.where(kind == HOST, c.host_bytes_per_s * HOST_LINK_SHARE, behind)

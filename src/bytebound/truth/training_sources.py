@@ -37,6 +37,10 @@ class Practice:
     uncertain: tuple[str, ...] = ()
 
 
+NETWORKS: Mapping[str, float] = {"bloom-tuning": 6.25e9, "bloom": 6.25e9}
+"""Publication -> bytes per second per direction between nodes that one device has, where its cluster's network is not the device's usual
+one. Source: BLOOM's model card, Jean Zay: 4 Omni-Path links of 100 Gb/s for the 8 A100 of a node."""
+
 MEGATRON = {"framework": "megatron", "zero": 1, "attention": "flash", "recompute": "none"}
 BEFORE_FLASH = {"attention": "eager", "precision": "fp16-mixed"}
 PERFORMANCE = {**MEGATRON, "gradients": "bf16"}

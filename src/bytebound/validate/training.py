@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.documents.device import Machine
 from bytebound.documents.training_validation import (
     KINDS,
     SHOWN_KEYS,
@@ -25,10 +24,11 @@ from bytebound.documents.training_validation import (
 from bytebound.documents.values import Provenance
 from bytebound.documents.work import Train
 from bytebound.errors import RequestError
-from bytebound.facts.devices import find_device
+from bytebound.facts.training_reserves import find_training_reserve
+from bytebound.fitting.training import setting_of
 from bytebound.ledger import training_plan
-from bytebound.predict.estimate import settle
 from bytebound.predict.training import train_time
+from bytebound.truth.training_sources import NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,9 +46,6 @@ TIMES = ("step_s", "tokens_per_s_per_device", "flop_per_s_per_device", "mfu")
 """Metrics that say a step time, best first: of a run one counts, the others repeat it."""
 
 MEMORY = ("allocated_bytes", "reserved_bytes", "device_bytes")
-ENGINE = "vllm"
-"""``settle`` wants a serving engine; training uses none of what it says."""
-
 WORDS = tuple(f.name for f in fields(Train) if isinstance(getattr(Train(), f.name), str))
 
 
@@ -80,17 +77,21 @@ def alike(rows: Sequence[TrainTruth]) -> Iterator[tuple[Setting, Train, NDArray[
     """Yield the rows as array requests: those of one model, device and wording together, with where they stand."""
     grouped: dict[tuple[Any, ...], list[int]] = {}
     for at, row in enumerate(rows):
-        key = (row.shape, row.device, row.per_node, *(getattr(row.work, name) for name in WORDS))
+        key = (
+            row.shape,
+            row.device,
+            row.per_node,
+            NETWORKS.get(row.source),
+            *(getattr(row.work, name) for name in WORDS),
+        )
         grouped.setdefault(key, []).append(at)
     for found in grouped.values():
         first = rows[found[0]]
-        nodes = max(math.ceil(max(rows[at].devices for at in found) / first.per_node), 1)
-        machine = Machine(name=first.device, device=find_device(first.device), per_node=first.per_node, nodes=nodes)
         numbers: dict[str, Any] = {
             f.name: np.array([getattr(rows[at].work, f.name) for at in found])
             for f in fields(Train) if f.name not in WORDS
         }  # fmt: skip
-        yield settle(first.architecture, machine, ENGINE), replace(first.work, **numbers), np.array(found)
+        yield setting_of([rows[at] for at in found]), replace(first.work, **numbers), np.array(found)
 
 
 def predicted_training(rows: Sequence[TrainTruth]) -> TrainAnswers:
@@ -157,16 +158,21 @@ def amounts(timed: TrainingTime, metric: str, bases: Sequence[str], count: int) 
 
 
 def memory_of(timed: TrainingTime, kind: str) -> tuple[Array, Array, Array]:
-    """Return predicted bytes of the fullest device and their 80 % interval: allocated, with the allocator's slack, with all."""
+    """Return predicted bytes of the fullest device and their 80 % interval: allocated, held by the allocator, seen by the driver.
+
+    The allocator holds no context and no buffers of links; the driver sees both.
+    """
     held = timed.held
-    allocated = held.parameters + held.gradients + held.optimizer + held.activations + held.temporary
+    allocated = held.allocated_bytes
     if kind == "allocated_bytes":
         return allocated, allocated / held.spread, allocated * held.spread
-    return (
-        allocated + held.reserve,
-        allocated / held.spread + held.reserve_low,
-        allocated * held.spread + held.reserve_high,
+    if kind == "device_bytes":
+        return held.total_bytes, held.low_bytes, held.high_bytes
+    low, middle, high = (
+        allocated * share for share in find_training_reserve(timed.ledger.job.work.framework).fragmentation
     )
+    spread = allocated * (held.spread - 1)
+    return middle, middle - np.hypot(spread, middle - low), middle + np.hypot(spread, high - middle)
 
 
 def validate_training(
