@@ -141,8 +141,8 @@ def _outcome(
     usd = None
     if price is not None and s.case.kind != "edge":
         last, last_was = float(np.median(need[:, -1])), float(np.median(was[:, -1]))
-        if np.isfinite(last) and np.isfinite(last_was):
-            usd = (last * price - last_was * (s.usd_per_hour or price)) * HOURS
+        if np.isfinite(last):  # what does not run today has no bill to compare with: the whole one counts
+            usd = (last * price - (last_was * (s.usd_per_hour or price) if np.isfinite(last_was) else 0.0)) * HOURS
     reason, status = _judge(
         old,
         new,

@@ -28,6 +28,7 @@ from bytebound.ledger import training_plan
 from bytebound.plan.case import Case
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.estimate import check_degrees, settle
+from bytebound.predict.train_request import check_precision
 from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]
                 place="dp",
                 mend="lower a degree",
             )
+        check_precision(train, machine.device)
         training_plan.check(train, setting.architecture, setting.table, None)
         case = Case(w.kind, setting, train, w.objective, 1, roadmap=roadmap_machines(coming, machine.device.id))
         return case, j.tokens / (j.days * 24 * SECONDS_PER_HOUR)

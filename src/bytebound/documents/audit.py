@@ -49,7 +49,7 @@ class Fix:
     """One lever, applied and re-run through the same ledger.
 
     ``effect`` is the throughput at the objective as a multiple of today's; ``usd_per_month`` the change of the bill in
-    the last month (negative saves); ``status`` whether it helps here.
+    the last month (negative saves; the whole bill where today's deployment does not run); ``status`` whether it helps here.
     """
 
     lever: str

@@ -84,7 +84,7 @@ TRAINING_LEVERS: tuple[Lever, ...] = (
         options.Option("ZeRO", changes.next_zero, "lossless", options.NONE, options.ZERO),
     ),
     lever(
-        "optimizer-offload", "Keep optimizer states in host memory", *options.OFFLOAD[1:], when=SHORT,
+        "optimizer-offload", "Keep optimizer states, or parameters too, in host memory", *options.OFFLOAD[1:], when=SHORT,
         why="it fits without; offloaded states cross the host link in every step",
     ),
     lever("chunked-loss", "Compute the loss in chunks, never all logits at once", *options.LOSS),

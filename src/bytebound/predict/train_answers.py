@@ -12,14 +12,13 @@ from bytebound.documents.estimate import MachineFacts, NextWall
 from bytebound.documents.training import CONVENTIONS, TIME_PARTS, TrainEstimate
 from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import TOKEN_LIMIT, Serve
-from bytebound.errors import RequestError
 from bytebound.ledger import training_plan
 from bytebound.predict.energy import drawn
 from bytebound.predict.estimate import model_facts, settle
 from bytebound.predict.train_fit import SURE, fitting
 from bytebound.predict.train_frameworks import splits_of
 from bytebound.predict.train_memory import chance_of_fitting, memory
-from bytebound.predict.train_request import check_devices, requested
+from bytebound.predict.train_request import check_devices, check_precision, requested
 from bytebound.predict.training import train_time
 from bytebound.units import SECONDS_PER_HOUR
 
@@ -169,20 +168,8 @@ def _money(per_token: tuple[Array, Array, Array], tokens: Any, out: Callable[[An
 def check(setting: Setting, work: Train) -> None:
     """Raise RequestError where the degrees do not multiply to the machine's devices, or a share of them, or do not divide the model."""
     check_devices(work, setting.machine)
-    narrow = work.precision.removesuffix("-mixed")
-    if narrow in {"fp8", "fp4"} and narrow not in setting.machine.device.flop_per_s:
-        wider = "fp8-mixed" if "fp8" in setting.machine.device.flop_per_s else sixteen_bit(setting)
-        raise RequestError(
-            f"{setting.machine.device.id} has no {narrow} matrix rate",
-            place="precision",
-            mend=f"set precision to {wider}",
-        )
+    check_precision(work, setting.machine.device)
     training_plan.check(work, setting.architecture, setting.table, None)
-
-
-def sixteen_bit(setting: Setting) -> str:
-    """Return the mixed precision in 16 bits the device multiplies in; Volta, Turing and most laptops have fp16 alone."""
-    return "bf16-mixed" if "bf16" in setting.machine.device.flop_per_s else "fp16-mixed"
 
 
 def verdicts(timed: TrainingTime, shape: tuple[int, ...]) -> NDArray[np.str_]:

@@ -11,7 +11,7 @@ from bytebound.documents.work import Train
 from bytebound.errors import RequestError, nearest
 
 if TYPE_CHECKING:
-    from bytebound.documents.device import Machine
+    from bytebound.documents.device import Device, Machine
 
 FULL_BATCH, ADAPTER_BATCH = 512, 16
 """Sequences per optimizer step where none are stated: 512 (assumed; 2 M tokens at the usual 4,096), and 16 for adapters, as QLoRA
@@ -66,6 +66,14 @@ def check_devices(work: Train, machine: Machine) -> None:
             place="tp, pp, dp, cp",
             mend=f'{mend}, or name a machine of {asked:.0f}, such as "{asked:.0f}x {machine.device.id}"',
         )
+
+
+def check_precision(work: Train, device: Device) -> None:
+    """Raise RequestError where products are asked for in a narrow format that ``device`` has no matrix rate for."""
+    narrow, known = work.precision.removesuffix("-mixed"), device.flop_per_s
+    if narrow in {"fp8", "fp4"} and narrow not in known:
+        wider = "fp8-mixed" if "fp8" in known else "bf16-mixed" if "bf16" in known else "fp16-mixed"
+        raise RequestError(f"{device.id} has no {narrow} matrix rate", place="precision", mend=f"set precision to {wider}")
 
 
 def _number(value: Any) -> Any:
