@@ -13,7 +13,7 @@ from bytebound.documents.work import FRAMEWORKS, Train
 from bytebound.errors import UnknownNameError
 from bytebound.facts.training_reserves import find_training_reserve
 from bytebound.ledger.table import compile_table
-from bytebound.ledger.training_memory import PEAKS, Held, training_memory
+from bytebound.ledger.training_memory import PEAKS, Held, spread_of, training_memory
 from bytebound.ledger.training_plan import resolve
 from bytebound.models import read_model
 from bytebound.models.config import read_config
@@ -86,6 +86,74 @@ def test_agrees_with_the_trace_of_real_code(request_):
         getattr(traced, name) for name in ("parameters", "gradients", "optimizer", "activations", "temporaries")
     )
     assert float(held.allocated_bytes) - workspace == pytest.approx(total, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("model", "micro_batch", "request_", "gb"),
+    [
+        ("meta-llama/Llama-2-7b-hf", 2, {"trainable": "lora", "lora_targets": "qv"}, 19.77),
+        ("mistralai/Mistral-7B-v0.1", 2, {"trainable": "lora", "lora_targets": "qv"}, 20.66),
+        ("meta-llama/Meta-Llama-3-8B", 1, {"trainable": "lora", "lora_targets": "qv"}, 19.73),
+        ("mistralai/Mistral-7B-v0.1", 2, {"trainable": "qlora", "lora_targets": "qv"}, 14.29),
+        ("meta-llama/Meta-Llama-3-8B", 2, {"trainable": "qlora", "lora_targets": "qv"}, 17.41),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 8, {"trainable": "lora", "lora_targets": "all"}, 13.50),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 8, {"trainable": "qlora", "lora_targets": "all"}, 16.24),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 4, {"global_batch": 32}, 14.10),
+    ],
+)
+def test_measured_peaks_of_litgpt(model, micro_batch, request_, gb):
+    """Peak allocated bytes on A10G (litgpt config_hub/finetune/README.md): bf16-true, 512 tokens, ranks of its recipes."""
+    work = {"seq": 512, "micro_batch": micro_batch, "global_batch": micro_batch, "framework": "litgpt", "precision": "bf16", "zero": 0,
+            "recompute": "none", "lora_rank": 32} | request_  # fmt: skip
+    assert float(held_by(compile_table(read_model(model)), **work).allocated_bytes) == pytest.approx(gb * 1e9, rel=0.02)
+
+
+def test_gradients_of_litgpt_wait_whole_between_micro_batches():
+    """Fabric's ``no_backward_sync`` keeps FSDP's gradients unsharded: 2 bytes a parameter, however many devices share the rest."""
+    table = compile_table(read_model("llama-3.1-8b"))
+    request = {"framework": "litgpt", "precision": "bf16", "zero": 3, "seq": 512, "recompute": "full"}
+    few, many = (held_by(table, **request, dp=dp, global_batch=4 * dp) for dp in (4, 16))
+    once = held_by(table, **request, dp=16, global_batch=16)
+    whole = 2 * 8_030_261_248
+    assert float(few.gradients) == pytest.approx(whole, rel=1e-3)
+    assert float(many.gradients) == pytest.approx(whole, rel=1e-3)
+    assert float(once.allocated_bytes) < float(many.allocated_bytes) - 0.8 * whole
+
+
+def test_megatron_copies_16_bit_gradients_for_the_step():
+    """The step holds 4 bytes more per parameter of the shard, and no activations: it is the peak of a short sequence."""
+    table = compile_table(read_model("llama-3.1-8b"))
+    request = {"framework": "megatron", "seq": 256, "global_batch": 8, "dp": 8, "zero": 1}
+    wide, narrow = (held_by(table, **request, gradients=gradients) for gradients in ("fp32", "bf16"))
+    assert PEAKS[int(narrow.peak)] == "optimizer step"
+    assert 4 * 8.03e9 / 8 <= float(narrow.temporary) <= 4 * 8.03e9 / 8 + 0.5e9  # and workspaces
+    assert PEAKS[int(wide.peak)] != "optimizer step"
+
+
+def test_one_replica_of_deepspeed_reserves_more_than_many():
+    """nvidia-smi read 1.42 times the allocated bytes with one replica and 1.2 times with many (BLOOM's tuning log): the flat step."""
+    table = compile_table(read_model("bigscience/bloom"))
+    request = {"framework": "deepspeed", "tp": 8, "pp": 10, "zero": 1, "precision": "fp16-mixed", "attention": "eager", "recompute": "full",
+               "micro_batch": 1}  # fmt: skip
+    reserve = find_training_reserve("deepspeed")
+    share = []
+    for dp in (1, 16):
+        held = held_by(table, **request, dp=dp, global_batch=2048)
+        beside = reserve.context_bytes[1] + (3 if dp > 1 else 2) * reserve.link_bytes[1]
+        share.append(float((held.total_bytes - beside) / held.allocated_bytes))
+    assert share == [pytest.approx(1.42, abs=0.06), pytest.approx(1.2, abs=0.03)]
+
+
+def test_intervals_are_wider_where_less_is_known():
+    """What no run of the framework showed widens the interval; nothing narrows it."""
+    plain = spread_of(Train(framework="megatron", recompute="none"))
+    for unseen in (
+        {"recompute": "full"},
+        {"attention": "eager", "recompute": "none"},
+        {"precision": "fp8-mixed", "recompute": "none"},
+    ):
+        assert spread_of(Train(framework="megatron", **unseen)) > plain
+    assert spread_of(Train(framework="fsdp", recompute="none")) > plain
 
 
 def test_optimizer_step_is_the_peak_of_short_sequences_with_foreach():
