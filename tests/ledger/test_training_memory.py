@@ -108,6 +108,19 @@ def test_measured_peaks_of_litgpt(model, micro_batch, request_, gb):
     assert float(held_by(compile_table(read_model(model)), **work).allocated_bytes) == pytest.approx(gb * 1e9, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("seq", "dp", "cp", "gib"), [(32768, 8, 1, 83.9), (65536, 4, 2, 84.2), (131072, 2, 4, 84.0), (262144, 1, 8, 84.5)]
+)
+def test_reserved_peaks_of_torchtitan(seq, dp, cp, gib):
+    """LLaMA-3.1-8B on 8 H100, FSDP2 with context parallelism, fp8, full checkpointing (torchtitan benchmarks, December 2024, table 2)."""
+    table = compile_table(read_model("llama-3.1-8b"))
+    held = held_by(
+        table, framework="fsdp", zero=3, seq=seq, dp=dp, cp=cp, global_batch=dp, recompute="full", precision="fp8-mixed"
+    )
+    reserved = float(held.allocated_bytes) * find_training_reserve("fsdp").fragmentation[1]
+    assert reserved == pytest.approx(gib * GIB, rel=0.03)
+
+
 def test_gradients_of_litgpt_wait_whole_between_micro_batches():
     """Fabric's ``no_backward_sync`` keeps FSDP's gradients unsharded: 2 bytes a parameter, however many devices share the rest."""
     table = compile_table(read_model("llama-3.1-8b"))

@@ -23,7 +23,7 @@ from bytebound.ledger.states import (
     state_bytes,
     whole_gradients,
 )
-from bytebound.ledger.training_plan import microbatches
+from bytebound.ledger.training_plan import gathered_for_long, microbatches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,11 +42,12 @@ gradients have piled up), the optimizer step."""
 LOSS_CHUNK_TOKENS = 1024
 """Tokens whose logits a chunked loss has alive at a time; torchtune's eight chunks of an 8,192-token sequence."""
 
-LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 12.0, "fsdp": 12.0, "litgpt": 12.0}
+LOSS_BYTES = {"megatron": 2.0, "deepspeed": 10.0, "jax": 6.0, "hf": 12.0, "fsdp": 14.0, "litgpt": 12.0}
 """Bytes per token and vocabulary entry alive at the start of the backward pass. megatron: 16-bit logits that the fused cross
 entropy turns into their gradient in place (Transformer Engine ``parallel_cross_entropy``). deepspeed: logits in 16 and in 32
-bits and the softmax (Megatron-DeepSpeed ``vocab_parallel_cross_entropy``). hf, fsdp: the 32-bit log-softmax and two 32-bit
-gradients (traced, torch 2.13); code that keeps the model's output alive holds 2 more. litgpt: Fabric turns the logits into 32 bits
+bits and the softmax (Megatron-DeepSpeed ``vocab_parallel_cross_entropy``). hf: the 32-bit log-softmax and two 32-bit
+gradients (traced, torch 2.13). fsdp: the 16-bit logits beside them, as trainers hold the model's output (told by torchtitan's
+published peaks, benchmarks/llama3_h100_202412_torchtitan.md table 2). litgpt: Fabric turns the logits into 32 bits
 (``convert_output``), the log-softmax is as wide, and so is a gradient (traced, litgpt 0.5.3). jax: assumed, logits in both widths."""
 
 LITGPT_KEPT, LITGPT_CHUNK_TOKENS = 8.0, 128
@@ -266,7 +267,8 @@ def _gathered(work: Train, count: Parameters) -> tuple[Array, Array]:
     gradient and copy.
     """
     group = np.asarray(work.dp, dtype=float) * np.asarray(work.cp)
-    whole = (np.asarray(work.zero) >= 3) & (group > 1) | work.offload.startswith("parameters")
+    always, _ = gathered_for_long(work)
+    whole = (np.asarray(work.zero) >= 3) & (group > 1) & ~always | work.offload.startswith("parameters")
     cast = WIDE if work.precision == "fp32" else HALF
     unit = cast if work.trainable == "full" else frozen_bytes(work)
     reduced = WIDE if work.precision != "bf16" else 0.0
