@@ -312,6 +312,19 @@ def _notes(device: Device) -> tuple[str, ...]:
         notes.append(
             f"whole on every tensor-parallel rank, for neither plan nor name tells how to divide them: {paths}"
         )
-    if not device.kept.restated:
+    plan, kept = device.plan, device.kept
+    if plan.work.framework == "fsdp" and np.any((plan.zero >= 1) & (plan.ep <= 1)):
+        stacked = [(path, count) for path, count in device.layout.experts if np.any(plan.group > count)]
+        if stacked:
+            path, count = stacked[0]
+            notes.append(
+                f"FSDP2 deals out the first dimension, and {path} has {count}: the fullest device holds a whole expert of every layer "
+                "(ep, or shard_placement_fn, deals them further)"
+            )
+    if plan.work.framework in FUSED_FRAMEWORKS:
+        notes.append(
+            f"activations are those of the traced code; {plan.work.framework}'s own kernels keep less (bytebound train)"
+        )
+    if not kept.restated:
         notes.append("states are as the code keeps them: the plan's precision and optimizer are not applied")
     return tuple(notes)

@@ -101,8 +101,13 @@ def _started(sentence: str) -> str:
 
 def _tiles(trace: Trace, estimate: TraceEstimate | None) -> list[tuple[str, str, str]]:
     fused, unfused = totals(trace)
+    planned = estimate is not None and estimate.plan is not None
     tiles = [
-        ("peak memory", show_capacity(trace.peak.held.total), f"in {trace.peak.phase}"),
+        (
+            "peak memory",
+            show_capacity(trace.peak.held.total),
+            f"in {trace.peak.phase}{', on one device' if planned else ''}",
+        ),
         ("parameters", count(trace.parameters), f"{count(trace.trainable)} trainable"),
         ("work", show_rate(trace.flops, "FLOP"), "one step"),
         ("bytes moved", show_bytes(fused), f"fused; {show_bytes(unfused)} operator by operator"),
