@@ -230,16 +230,15 @@ def test_a_formula_registered_with_pytorch_is_counted(stranger):
     assert trace.unknown == ()
 
 
-def test_a_fused_layer_of_pytorch_without_a_formula_is_named():
-    """In evaluation an encoder layer is one ATen operator with products inside."""
+def test_an_encoder_layer_in_evaluation_is_counted_product_by_product():
+    """PyTorch would run it as one operator; projections and feed-forward per token, scores and their use per pair."""
     layer = torch.nn.TransformerEncoderLayer
     trace = trace_module(
         lambda: layer(16, 2, 32, batch_first=True), lambda: (torch.zeros(1, 4, 16),), name="m", optimizer=None
     )
-    fused = [op for op in trace.operators if op.name.startswith("_transformer_encoder_layer_fwd")]
-    assert all(not op.known for op in fused)
-    assert len(trace.unknown) == len(fused)
-    assert fused or sum(op.flops for op in trace.operators if op.kind == "gemm") > 0
+    products = sum(op.flops for op in trace.operators if op.kind in {"gemm", "attention"})
+    assert trace.unknown == ()
+    assert products == 2 * 4 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 2 * 4 * 4 * 16
 
 
 def convolutions(groups):

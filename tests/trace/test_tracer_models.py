@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from bytebound.documents.work import Train  # noqa: E402
 from bytebound.errors import DocumentError, RequestError, UnknownNameError  # noqa: E402
 from bytebound.trace.hf import build_model, read_config, trace_model  # noqa: E402
+from bytebound.trace.loading import loading  # noqa: E402
+from bytebound.trace.run import trace_module  # noqa: E402
 
 S, B, H, F, A, KV, D, V = 64, 2, 64, 192, 4, 2, 16, 300
 PHILOX = 3 * 8
@@ -103,6 +106,68 @@ def test_few_layers_foretell_whole_models(config):
     assert few.peak.held == whole.peak.held
     assert few.flops == pytest.approx(whole.flops, rel=1e-12)
     assert few.unknown == ()
+
+
+def test_what_values_or_chance_would_decide_is_left_out_and_said():
+    speech = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"], "hidden_size": H, "num_hidden_layers": 2,
+              "num_attention_heads": A, "intermediate_size": F, "conv_dim": [32] * 7}  # fmt: skip
+    trace = trace_model(speech, Train(seq=16000, precision="bf16", optimizer="sgd"))
+    assert [note.split(":")[0] for note in trace.notes] == ["SpecAugment was left out", "every layer ran"]
+    vision = {"hidden_size": H, "num_hidden_layers": 2, "num_attention_heads": A, "image_size": 32, "patch_size": 16}
+    seeing = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": llama(2),
+              "vision_config": {"model_type": "clip_vision_model", **vision}}  # fmt: skip
+    trace = trace_model(seeing, Train(seq=S, precision="bf16", optimizer="sgd"))
+    assert trace.notes[0].startswith("text alone was fed")
+
+
+def test_text_and_image_side_by_side_both_run():
+    tower = {"hidden_size": H, "num_hidden_layers": 2, "num_attention_heads": A, "intermediate_size": F}
+    config = {"model_type": "clip", "architectures": ["CLIPModel"], "text_config": {**tower, "vocab_size": V},
+              "vision_config": {**tower, "image_size": 32, "patch_size": 16}}  # fmt: skip
+    trace = trace_model(config, Train(seq=S, micro_batch=B, precision="bf16", optimizer="sgd"))
+    ran = {op.module.split(".")[0] for op in trace.operators if op.phase == "backward" and op.kind == "gemm"}
+    assert {"text_model", "vision_model"} <= ran
+
+
+@pytest.mark.parametrize("name", ["UNet2DModel", "FluxTransformer2DModel"])
+def test_diffusion_models_are_traced_whole_and_nothing_is_unknown(name):
+    diffusers = pytest.importorskip("diffusers", reason="these are its models")
+    settings, inputs = {
+        "UNet2DModel": (
+            {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+             "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")},
+            {"sample": (1, 3, 8, 8), "timestep": (1,)},
+        ),
+        "FluxTransformer2DModel": (
+            {"in_channels": 16, "num_layers": 9, "num_single_layers": 16, "attention_head_dim": 16, "num_attention_heads": 2,
+             "joint_attention_dim": 16, "pooled_projection_dim": 16, "axes_dims_rope": (4, 4, 8)},
+            {"hidden_states": (1, 16, 16), "encoder_hidden_states": (1, 8, 16), "pooled_projections": (1, 16), "timestep": (1,),
+             "img_ids": (16, 3), "txt_ids": (8, 3)},
+        ),
+    }[name]  # fmt: skip
+
+    def traced(layers):
+        return trace_module(
+            lambda: getattr(diffusers, name)(**settings), lambda: {key: torch.zeros(*shape) for key, shape in inputs.items()},
+            name=name, optimizer="sgd", layers=layers,
+        )  # fmt: skip
+
+    few, whole = traced("few"), traced("all")
+    assert few.peak.held == whole.peak.held
+    assert few.flops == pytest.approx(whole.flops, rel=1e-12)
+    assert few.unknown == whole.unknown == ()
+    assert all(op.flops > 0 for op in whole.operators if op.kind in {"gemm", "attention", "conv"})
+    assert any(stack.traced < stack.repeat for stack in few.stacks) == (name == "FluxTransformer2DModel")
+
+
+def test_what_loads_faster_works_as_ever():
+    optimize = pytest.importorskip("scipy.optimize", reason="its stand-in is tested")
+    sys.modules.pop("scipy.optimize")
+    with loading():
+        from scipy.optimize import linear_sum_assignment, minimize_scalar
+    assert minimize_scalar is sys.modules["scipy.optimize"].minimize_scalar
+    assert [list(part) for part in linear_sum_assignment([[2, 1], [1, 2]])] == [[0, 1], [1, 0]]
+    sys.modules["scipy.optimize"] = optimize
 
 
 def test_flops_of_every_operator_are_what_pytorch_counts():

@@ -26,14 +26,28 @@ def faked() -> Iterator[None]:
     Fake tensors on the meta device would take other attention kernels, on cuda they abort a build without it.
     """
     with (
+        _unfused(),
         mock.patch.object(torch.nn.Module, "_apply", _apply),
         mock.patch.object(torch.nn.init, "_no_grad_trunc_normal_", _untouched),
         mock.patch.object(torch, "linspace", _kept(torch.linspace)),
+        mock.patch.object(torch._meta_registrations, "_meta_grouped_mm_common", _grouped_mm),  # noqa: SLF001
+        mock.patch.object(torch.amp.GradScaler, "_maybe_opt_step", _step),
         mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", SMALL),
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.compiler.set_stance("force_eager"),
     ):
         yield
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Run encoder layers in evaluation operator by operator: as one, nobody could see their products."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _kept(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -45,6 +59,21 @@ def _kept(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         return torch.ops.aten.lift_fresh(real)
 
     return made
+
+
+_bf16_grouped_mm = torch._meta_registrations._meta_grouped_mm_common  # noqa: SLF001
+
+
+def _grouped_mm(first: torch.Tensor, second: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+    """Take any floating type in products of groups, as their kernels do; PyTorch 2.13's rule for shapes takes 16-bit ones alone."""
+    if first.dtype != second.dtype or first.dtype not in (torch.float32, torch.float16):
+        return _bf16_grouped_mm(first, second, *rest, **named)
+    return _bf16_grouped_mm(first.bfloat16(), second.bfloat16(), *rest, **named).to(first.dtype)
+
+
+def _step(_scaler: torch.amp.GradScaler, optimizer: Any, _state: Any, *args: Any, **kwargs: Any) -> Any:
+    """Step as a scaler does after a good step: whether gradients overflowed is a value."""
+    return optimizer.step(*args, **kwargs)
 
 
 def _untouched(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -35,6 +36,7 @@ LORA_TARGETS = {
     "qv": r".*\.(q_proj|v_proj|query|value|q|v|c_attn)",
     "mlp": r".*\.(gate_proj|up_proj|down_proj|gate_up_proj|fc1|fc2|c_fc|wi|wi_0|wi_1|wo|dense_h_to_4h|dense_4h_to_h)",
 }
+LAYERDROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 LOSS_CHUNK = 1024
 """Tokens whose logits exist at a time under a chunked loss (torchtune's CEWithChunkedOutputLoss deals 8 chunks)."""
 
@@ -135,7 +137,7 @@ def read_config(config: str | dict[str, Any] | Any) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig  # noqa: PLC0415 - optional, and slow to import
 
     if isinstance(config, PretrainedConfig):
-        return config
+        return copy.deepcopy(config)
     place = "config"
     if isinstance(config, str):
         place = config
@@ -186,14 +188,24 @@ def build_model(config: Any, work: Train, *, repeat_kv: bool) -> nn.Module:
                 raise
     assert model is not None  # noqa: S101 - the last attempt raised otherwise
     model.train()
-    for part in {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values():
-        if getattr(part, "use_cache", False):
-            part.use_cache = False
+    _settle(model)
     if work.trainable == "lora":
         model = _with_adapters(model, work)
     if work.recompute == "full":
         _recompute(model, float(work.recompute_layers))
     return model
+
+
+def _settle(model: nn.Module) -> None:
+    """Leave out what no training step keeps (caches) and what chance decides (dropped layers, masked frames)."""
+    parts = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    for part in (*parts.values(), *model.modules()):
+        for name in ("use_cache", "apply_spec_augment"):
+            if getattr(part, name, False):
+                setattr(part, name, False)
+        for name in LAYERDROPS:
+            if getattr(part, name, 0.0):
+                setattr(part, name, 0.0)
 
 
 def _auto(transformers: Any, config: Any) -> Any:
@@ -274,6 +286,10 @@ def _made_with(work: Train) -> dict[str, str]:
 
 def _notes(config: Any, work: Train) -> tuple[str, ...]:
     notes = [unfed] if (unfed := left_out(config)) else []
+    if getattr(config, "apply_spec_augment", False):
+        notes.append("SpecAugment was left out: which frames it masks is a matter of values")
+    if any(getattr(config, name, 0.0) for name in LAYERDROPS):
+        notes.append("every layer ran: the config drops some by chance (layerdrop), and memory is wanted for all")
     longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if isinstance(longest, int) and work.seq > longest:
         notes.append(f"the config allows {longest:,} positions; {int(work.seq):,} were traced all the same")

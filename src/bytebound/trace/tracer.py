@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from bytebound.documents.trace import Phase
 
+DEVICE = torch.ops.prim.device.default
 PRODUCTS = frozenset({"gemm", "attention", "conv"})
 
 
@@ -84,6 +85,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         key = storage._cdata  # noqa: SLF001 - identity of the allocation
         known = self.alive.get(key)
         if known is not None:
+            if role == "parameter" and not (old := self.recording.storages[known[0]]).role:
+                old.role, old.trainable = role, tensor.requires_grad
             return known[0]
         number = len(self.recording.storages)
         size = -(-storage.nbytes() // self.round_to) * self.round_to
@@ -195,7 +198,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and note what it did."""
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # asks a tensor for its device or layout
+        if func is DEVICE and isinstance(args[0], FakeTensor):  # asked more often than all else together
+            return args[0].fake_device
+        if func.namespace == "prim":  # asks a tensor for its layout
             return func(*args, **kwargs)
         phase = self._now()
         if phase != self.phase:
