@@ -19,7 +19,7 @@ from bytebound.documents.work import Train
 from bytebound.errors import RequestError, UnknownNameError
 from bytebound.facts.machines import find_machine
 from bytebound.predict.traced import estimate_trace
-from bytebound.predict.traced_plan import precision_of, request_plan
+from bytebound.predict.traced_plan import precision_of, request_plan, told
 from bytebound.report.page import Page
 from bytebound.report.trace import trace_text
 from bytebound.report.trace_html import trace_html
@@ -221,3 +221,20 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert cli.run(["trace", f"{path}:known", *flags, "--quiet"]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_what_a_step_works_on_can_be_told() -> None:
+    """A step that hides its tokens is not divided by them; told, it is as one that shows them; a contradiction is refused."""
+    shown = traced("known")
+    hidden = replace(shown, seq=0.0, samples=0.0)
+    machine = find_machine(MACHINE)
+    with pytest.raises(RequestError, match="sequence to deal out"):
+        estimate_trace(hidden, machine, plan=request_plan({"cp": 2}, machine, trace=hidden)[0])
+    again = told(hidden, seq=256, samples=4)
+    plans = [
+        estimate_trace(trace, machine, plan=request_plan({"cp": 2}, machine, trace=trace)[0]).plan
+        for trace in (shown, again)
+    ]
+    assert plans[0] == plans[1]
+    with pytest.raises(RequestError, match="works on seq 256"):
+        told(shown, seq=128, samples=4)

@@ -144,14 +144,19 @@ def trace(
     permissions = tuple(part.strip() for part in allow.split(",") if part.strip())
     say(f"tracing {target}", quiet=quiet or json)
     found: Trace = trace_target(
-        target, plan or trained.work(), kind="forward" if forward else "training", limit_s=limit, allow=permissions
+        target,
+        plan or (None if _only_told(target, trained, dealt) else trained.work()),
+        kind="forward" if forward else "training",
+        limit_s=limit,
+        allow=permissions,
     )
     estimate: TraceEstimate | None = None
     if machine is not None:
         from bytebound.predict.traced import estimate_trace  # noqa: PLC0415
-        from bytebound.predict.traced_plan import request_plan  # noqa: PLC0415
+        from bytebound.predict.traced_plan import request_plan, told  # noqa: PLC0415
 
         if plan is None and dealt.stated():
+            found = told(found, seq=trained.seq or 0, samples=trained.micro_batch or 0)
             plan, assumed = request_plan(dealt.stated(), machine, trace=found)
         estimate = estimate_trace(found, machine, plan=plan, assumed=assumed)
     if html is not None:
@@ -196,6 +201,13 @@ def _plan(
     config = Path(target) / "config.json"
     model = read_model(str(config) if config.is_file() else target)
     return request_plan({**stated, **trained.stated()}, machine, model=model)
+
+
+def _only_told(target: str, trained: Trained, dealt: Dealt) -> bool:
+    """Return whether all that is said of a function under a plan is what its step works on."""
+    from bytebound.trace.script import is_script  # noqa: PLC0415
+
+    return is_script(target) and bool(dealt.stated()) and trained.stated().keys() <= {"seq", "micro_batch"}
 
 
 def _fits(estimate: TraceEstimate) -> bool:

@@ -118,7 +118,11 @@ def _check_sequence(trace: Trace, plan: Plan) -> None:
             place="seq", mend=f"trace with {asked:g} tokens, or set seq to {trace.seq:g}",
         )  # fmt: skip
     if not trace.seq and np.any(plan.cp > 1):
-        raise RequestError("the trace does not know a sequence to deal out", place="cp", mend="set cp to 1")
+        raise RequestError(
+            "the trace does not know a sequence to deal out",
+            place="cp",
+            mend="set cp to 1, or state seq and micro_batch",
+        )
     if trace.seq:
         _divides("cp", plan.cp, trace.seq, f"a sequence of {trace.seq:g} tokens")
 

@@ -100,6 +100,22 @@ def request_plan(
     return settled, assumed
 
 
+def told(trace: Trace, *, seq: float, samples: float) -> Trace:
+    """Return a trace that knows what its step works on: where the code did not show it, as stated (0: not).
+
+    Raises:
+        RequestError: the code shows something else.
+    """
+    for name, shown, said in (("seq", trace.seq, seq), ("micro_batch", trace.samples, samples)):
+        if shown and said and shown != said:
+            raise RequestError(
+                f"{trace.name} works on {name} {shown:g}, and {said:g} is stated",
+                place=name,
+                mend="leave it out, or change the code",
+            )
+    return replace(trace, seq=trace.seq or seq, samples=trace.samples or samples)
+
+
 def precision_of(trace: Trace) -> str:
     """Return the precision a traced step was written in, as a Train request names it: by the width of most weights and products."""
     if "precision" in trace.made_with:
@@ -222,7 +238,7 @@ def _notes(trace: Trace, device: Device, found: Sharded, machine: Machine, used:
     if used < machine.devices:
         notes.append(f"{used:,} of {machine.devices:,} devices work; raise dp, tp, pp or cp to use them all")
     if not trace.seq:
-        notes.append("the trace does not know a sequence: nothing is divided by its tokens")
+        notes.append("the code does not show its sequence, so nothing is divided by tokens; state seq and micro_batch")
     if not device.layout.hidden and np.any(device.plan.pp > 1):
         notes.append(
             "no product tells what layers hand on; the largest tensor a layer keeps is taken to pass between stages"
