@@ -259,7 +259,7 @@ def connects():
 
 
 def listens():
-    socket.socket().bind(("127.0.0.1", 0))
+    socket.socket().bind(("127.0.0.1", 29600))
 
 
 def sends():

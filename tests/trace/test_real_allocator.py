@@ -36,6 +36,30 @@ def test_the_allocator_hands_out_what_was_traced(script, name):
     assert found.traced_bytes == pytest.approx(found.allocated_bytes, rel=WITHIN)
 
 
+def test_gradients_that_meet_are_added_in_place(script):
+    """Autograd adds the gradients of two branches into one of them; the tracer, under which it cannot, holds no third either."""
+    import torch
+
+    from bytebound.trace.run import Step, trace_step
+
+    size = 1 << 16
+
+    def make():
+        weight = torch.nn.Parameter(torch.zeros(size))
+
+        def run():
+            x = weight * 1.0
+            ((x * 2).sum() + (x * 3).sum()).backward()
+            weight.grad = None
+
+        return Step(torch.nn.ParameterList([weight]), run)
+
+    traced = trace_step(make, name="branches", on="cpu").peak.held.total - 4 * size
+    step = make()
+    step.run()
+    assert traced == pytest.approx(script.allocated(step), abs=64)
+
+
 def test_the_kept_table_holds_the_same(script):
     """Every row that ``validation/trace_allocator.csv`` records is of a model that is compared, within 3 %, and none is left out."""
     import csv

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SHOWN_OPERATORS = 12
 SHOWN_NAMES = 8
+LONGEST_PATH = 22
 SHORT = {
     "memory-bandwidth": "memory", "scale-up-link": "scale-up", "scale-out-link": "scale-out", "host-link": "host",
     "overhead": "start-up",
@@ -202,8 +203,20 @@ def largest(trace: Trace, estimate: TraceEstimate | None) -> list[tuple[TracedOp
 def operator_row(op: TracedOp, seconds: TracedSeconds | None) -> list[str]:
     """Return the cells of one operator: name, module, phase, calls, FLOP, bytes, intensity, and time and bound."""
     moved = op.read_bytes + op.written_bytes
-    row = [clean(op.name), clean(op.module) or "–", op.phase, f"{op.calls:g}", _flop(op.flops) if op.known else "unknown", show_bytes(moved), intensity(op.flops, moved)]  # fmt: skip
+    row = [clean(op.name), shorter(clean(op.module)) or "–", op.phase, f"{op.calls:g}", _flop(op.flops) if op.known else "unknown", show_bytes(moved), intensity(op.flops, moved)]  # fmt: skip
     return row if seconds is None else [*row, show_time(seconds.high_s), clean(SHORT.get(seconds.bound, seconds.bound))]
+
+
+def shorter(path: str) -> str:
+    """Return the end of a module's path, which tells it from others; beginnings are alike."""
+    if len(path) <= LONGEST_PATH:
+        return path
+    end = ""
+    for part in reversed(path.split(".")):
+        if end and len(part) + len(end) >= LONGEST_PATH:
+            break
+        end = f"{part}.{end}" if end else part
+    return f"…{end.removeprefix('*.')}"
 
 
 def operator_titles(estimate: TraceEstimate | None) -> list[str]:

@@ -96,11 +96,7 @@ class Guard:
             verb = WORDS.get(event, event.partition(".")[2])
             return (None, "") if all(map(self._harmless, paths)) else ("write", f"{verb} {_name(paths[0])}")
         if event in NETWORK:
-            return (
-                (None, "")
-                if event == "socket.getaddrinfo" and not arguments[0]
-                else ("network", WORDS.get(event, event))
-            )
+            return (None, "") if _stays_here(event, arguments) else ("network", WORDS.get(event, event))
         if event == "ctypes.dlopen":
             own = place_of(sys._getframe(2), nearest=True)  # noqa: SLF001 - as above
             library = _name(arguments[0]) if arguments[0] else "of C"
@@ -133,6 +129,17 @@ def start(allowed: Collection[Permission], scratch: Collection[str]) -> Guard:
 
         _posixsubprocess.fork_exec = _refusing(guard, "os.posix_spawn")
     return guard
+
+
+def _stays_here(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether a call of the network asks this machine about itself: its own addresses, or whether it has IPv6 (urllib3 does)."""
+    if event == "socket.getaddrinfo":
+        return not arguments[0]
+    return (
+        event == "socket.bind"
+        and isinstance(arguments[1], tuple)
+        and arguments[1][:2] in {("::1", 0), ("127.0.0.1", 0)}
+    )
 
 
 def _refusing(guard: Guard, event: str) -> Callable[..., Any]:

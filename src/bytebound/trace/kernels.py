@@ -16,6 +16,9 @@ FLASH, REPEATED, SELECTIVE = "bytebound_tiled", "bytebound_tiled_repeated", "byt
 recomputed in backward."""
 
 
+SDPA = torch.nn.functional.scaled_dot_product_attention
+
+
 def register() -> None:
     """Make the names known to transformers."""
     from transformers import AttentionInterface  # noqa: PLC0415 - optional, and slow to import
@@ -71,6 +74,32 @@ def flash(
         query, key, value, dropout, causal, False, scale=scaling
     )[0]
     return out.transpose(1, 2).contiguous(), None
+
+
+def dropping(  # noqa: PLR0917 - PyTorch's signature
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002
+    scale: float | None = None,
+    enable_gqa: bool = False,  # noqa: FBT001, FBT002
+) -> torch.Tensor:
+    """Stand in for ``torch.nn.functional.scaled_dot_product_attention``, whose kernel on a CPU cannot drop out and keeps all scores instead."""
+    if not dropout_p or query.dim() != value.dim() or query.dim() != 4:
+        return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if torch.is_autocast_enabled("cpu"):
+        query, key, value = (item.to(torch.get_autocast_dtype("cpu")) for item in (query, key, value))
+    times = query.shape[1] // key.shape[1] if enable_gqa else 1
+    key, value = (_repeated(item, times) for item in (key, value))
+    bias = attn_mask
+    if bias is not None:
+        bias = bias.to(query.dtype).expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    out: torch.Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(  # noqa: SLF001
+        query, key, value, bias, True, dropout_p, is_causal, scale=scale
+    )[0]
+    return out
 
 
 def flash_repeated(

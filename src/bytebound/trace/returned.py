@@ -18,11 +18,16 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
+from unittest import mock
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bytebound.errors import RequestError
+from bytebound.trace.kernels import dropping
 from bytebound.trace.raised import DeviceError
 from bytebound.trace.run import Step, trace_step
 
@@ -55,6 +60,21 @@ class OneDevice(TorchFunctionMode):  # type: ignore[misc]
         return func(*args, **given)
 
 
+class AnyNumber(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
+    """Answers 1.0 where a number is read from a floating tensor while the step is made, as the tracer does while it runs."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call ``func``."""
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if func is not torch.ops.aten._local_scalar_dense.default or not args[0].is_floating_point():  # noqa: SLF001
+                raise
+            return 1.0
+
+
 def _elsewhere(device: object) -> bool:
     if isinstance(device, torch.device):
         return device.type not in CPU
@@ -78,13 +98,32 @@ def trace_function(function: Callable[[], object], *, name: str, kind: Kind, lim
     mode = OneDevice()
     earlier: list[object] = []  # what calls for other depths made; held, so that no id is used again
 
+    stepped: set[str] = set()
+
     def make() -> Step:
-        with mode:
+        with mode, AnyNumber():
             step = as_step(function(), function, kind, earlier)
         earlier.extend((*step.models, *step.optimizers))
         return replace(step, run=_under(mode, step.run))
 
-    return trace_step(make, name=name, kind=kind, limit_s=limit_s)
+    def choose(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Let an optimizer that the step itself builds use ``foreach``, as it does on a GPU; ``trace_step`` sees to the others."""
+        stepped.add(type(optimizer).__name__)
+        for group in optimizer.param_groups:
+            if "foreach" in group and group["foreach"] is None and not group.get("fused"):
+                group["foreach"] = True
+
+    hook = register_optimizer_step_pre_hook(choose)
+    try:
+        with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", dropping):
+            trace = trace_step(make, name=name, kind=kind, limit_s=limit_s)
+    finally:
+        hook.remove()
+    if kind == "training" and not stepped:
+        return replace(
+            trace, notes=(*trace.notes, "no optimizer of PyTorch stepped, so no optimizer states are counted")
+        )
+    return trace
 
 
 def _under(mode: TorchFunctionMode, run: Callable[[], object]) -> Callable[[], object]:
