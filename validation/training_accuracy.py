@@ -13,7 +13,7 @@ import argparse
 import csv
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from bytebound.ledger.training_plan import resolve
 from bytebound.predict.train_memory import bounds, chance_of_fitting
 from bytebound.predict.training import train_time
 from bytebound.report.training_validation import share, table, training_validation_markdown
-from bytebound.truth.training import read_any_training, shipped_training_truth
+from bytebound.truth.training import FILES, read_any_training, shipped_training_truth
 from bytebound.validate.training import MEMORY, alike, one_per_run, refusal, validate_training
 from bytebound.validate.training_left_out import left_out_times
 
@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     rows, unread = read_any_training(given.truth) if given.truth else (shipped_training_truth(), Counter[str]())
     left = left_out_times(rows, tell=lambda word: print(word, file=sys.stderr))
     seen = validate_training(rows, unread)
-    unseen = validate_training(rows, unread, protocol="leave-one-source-out", left_out=left)
+    names = tuple(name for name in FILES if (given.truth / name).is_file()) if given.truth else ("the shipped table",)
+    unseen = replace(validate_training(rows, unread, protocol="leave-one-source-out", left_out=left), truth=names)
     given.out.write_text(page(rows, seen, unseen), encoding="utf-8")
     return 0
 
@@ -145,7 +146,7 @@ def memory(found: TrainingValidation) -> str:
     """Return memory by publication, for each of the three numbers."""
     lines = []
     for kind, name in zip(MEMORY, ("allocated", "reserved", "the driver's"), strict=True):
-        for score in found.groups:
+        for score in sorted(found.groups, key=lambda score: score.by == "all"):
             if score.kind == kind and score.by in {"source", "all"}:
                 cells = (
                     share(score.median_error), share(score.mean_error), share(score.p90_error), share(score.bias, signed=True),
@@ -204,8 +205,8 @@ def margins(rows: Sequence[TrainTruth]) -> str:
         "we say it",
     )
     text = (
-        f"Every run that ran out of memory, and those that fitted above {NEAR:.0%} of the device by our prediction, in which nobody's "
-        "formulas are sure. *Ratio* is predicted over usable."
+        f"Every run that ran out of memory, and those that fitted above {NEAR:.0%} of the device by our prediction. "
+        "*Ratio* is predicted over usable."
     )
     return "\n\n".join(["### How near", text.replace("%", " %"), table(heads, lines)])
 
