@@ -23,7 +23,7 @@ from bytebound.ledger.states import (
     state_bytes,
     whole_gradients,
 )
-from bytebound.ledger.training_plan import gathered_for_long, microbatches
+from bytebound.ledger.training_plan import microbatches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -267,8 +267,7 @@ def _gathered(work: Train, count: Parameters) -> tuple[Array, Array]:
     gradient and copy.
     """
     group = np.asarray(work.dp, dtype=float) * np.asarray(work.cp)
-    always, _ = gathered_for_long(work)
-    whole = (np.asarray(work.zero) >= 3) & (group > 1) & ~always | work.offload.startswith("parameters")
+    whole = (np.asarray(work.zero) >= 3) & (group > 1) | work.offload.startswith("parameters")
     cast = WIDE if work.precision == "fp32" else HALF
     unit = cast if work.trainable == "full" else frozen_bytes(work)
     reduced = WIDE if work.precision != "bf16" else 0.0
