@@ -77,4 +77,4 @@ def watch(
 def _traced(target: str) -> Trace:
     from bytebound.trace.script import trace_script  # noqa: PLC0415 - needs torch
 
-    return trace_script(target)
+    return trace_script(target, on="here")

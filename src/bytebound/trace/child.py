@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bytebound.errors import RequestError, UnknownNameError
 from bytebound.trace.guard import start
@@ -54,7 +54,9 @@ def main() -> None:
         tell(stage=f"importing {asked['file']}")
         function = load(asked["file"], asked["function"])
         tell(stage=f"running {asked['function']}")
-        trace = trace_function(function, name=asked["name"], kind=asked["kind"], limit_s=asked["limit_s"])
+        trace = trace_function(
+            function, name=asked["name"], kind=asked["kind"], limit_s=asked["limit_s"], on=_kernels(asked["on"])
+        )  # fmt: skip
         from bytebound.documents.values import plain  # noqa: PLC0415 - numpy and pydantic, only now
 
         found = plain(trace)
@@ -80,6 +82,12 @@ def _outlive_nobody(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()
+
+
+def _kernels(on: str) -> Literal["gpu", "cpu"]:
+    import torch  # noqa: PLC0415 - loaded by now
+
+    return "cpu" if on == "here" and not torch.accelerator.is_available() else "gpu"
 
 
 def audit_saving() -> None:

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bytebound.errors import RequestError
-from bytebound.trace.kernels import dropping
+from bytebound.trace.kernels import SDPA, dropping
 from bytebound.trace.raised import DeviceError
 from bytebound.trace.run import Step, trace_step
 
@@ -83,7 +83,9 @@ def _elsewhere(device: object) -> bool:
     return isinstance(device, int) and not isinstance(device, bool)
 
 
-def trace_function(function: Callable[[], object], *, name: str, kind: Kind, limit_s: float) -> Trace:
+def trace_function(
+    function: Callable[[], object], *, name: str, kind: Kind, limit_s: float, on: Literal["gpu", "cpu"] = "gpu"
+) -> Trace:
     """Return the trace of the step that ``function`` returns or is.
 
     Args:
@@ -91,6 +93,7 @@ def trace_function(function: Callable[[], object], *, name: str, kind: Kind, lim
         name: what the trace is called.
         kind: ``forward``: inputs are only run forward, without gradients, and a step needs no backward pass.
         limit_s: seconds after which tracing gives up.
+        on: kernels of a GPU, or of a CPU: they differ in what optimizers and attention with dropout hold for a moment.
 
     Raises:
         RequestError: it returns something else.
@@ -109,14 +112,14 @@ def trace_function(function: Callable[[], object], *, name: str, kind: Kind, lim
     def choose(optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Let an optimizer that the step itself builds use ``foreach``, as it does on a GPU; ``trace_step`` sees to the others."""
         stepped.add(type(optimizer).__name__)
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups if on == "gpu" else ():
             if "foreach" in group and group["foreach"] is None and not group.get("fused"):
                 group["foreach"] = True
 
     hook = register_optimizer_step_pre_hook(choose)
     try:
-        with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", dropping):
-            trace = trace_step(make, name=name, kind=kind, limit_s=limit_s)
+        with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", dropping if on == "gpu" else SDPA):
+            trace = trace_step(make, name=name, kind=kind, limit_s=limit_s, on=on)
     finally:
         hook.remove()
     if kind == "training" and not stepped:

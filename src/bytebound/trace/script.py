@@ -17,7 +17,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bytebound.documents.trace import Trace
 from bytebound.errors import DocumentError, QuantityError, RequestError, UnfinishedError, UnknownNameError
@@ -135,7 +135,7 @@ def _may_bind(tree: ast.Module, name: str) -> bool:
 
 def trace_script(
     target: str, *, kind: str = "training", limit_s: float = LIMIT_S, memory_bytes: float | None = None,
-    allow: Collection[str] = (),
+    allow: Collection[str] = (), on: Literal["gpu", "here"] = "gpu",
 ) -> Trace:  # fmt: skip
     """Return the trace of what ``FILE.py:function`` returns or does (see ``returned``), run in a guarded process.
 
@@ -145,6 +145,7 @@ def trace_script(
         limit_s: seconds after which the process is killed.
         memory_bytes: resident memory at which it is killed; None: 80 % of what is free.
         allow: any of ``write``, ``network``, ``process``: what the code may do besides computing.
+        on: ``here``: with the kernels of a CPU where this machine has nothing else; ``gpu``: with a GPU's everywhere.
 
     Raises:
         DocumentError, UnknownNameError, RequestError: there is no such function, or it cannot be traced; with the last lines
@@ -163,7 +164,7 @@ def trace_script(
         raise RequestError("code is traced on Linux and macOS only", place=target, mend="run it there or in WSL")
     most = memory_bytes if memory_bytes is not None else MEMORY_SHARE * read_system().memory_free_bytes
     with _mortal(), tempfile.TemporaryDirectory(prefix="bytebound-trace-") as scratch:
-        run = _Run(found, scratch, tuple(dict.fromkeys(allow)), kind=kind, limit_s=limit_s)
+        run = _Run(found, scratch, tuple(dict.fromkeys(allow)), kind=kind, limit_s=limit_s, on=on)
         try:
             run.follow(limit_s, most)
         finally:
@@ -194,7 +195,9 @@ def _mortal() -> Iterator[None]:
 class _Run:
     """One child process, from start to end."""
 
-    def __init__(self, target: Target, scratch: str, allow: tuple[str, ...], *, kind: str, limit_s: float) -> None:
+    def __init__(
+        self, target: Target, scratch: str, allow: tuple[str, ...], *, kind: str, limit_s: float, on: str
+    ) -> None:
         self.target = target
         self.stage = "starting"
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -205,7 +208,7 @@ class _Run:
         reading, writing = os.pipe()
         asked = {
             "file": str(target.file), "function": target.function, "name": target.name, "allow": allow, "scratch": scratch,
-            "kind": kind, "limit_s": limit_s,
+            "kind": kind, "limit_s": limit_s, "on": on,
             "answer": writing, "parent": os.getpid(),
         }  # fmt: skip
         harmless = {} if "network" in allow else HARMLESS
