@@ -73,7 +73,7 @@ PLANS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("gpt", NONE, {"dp": 8}),
     ("gpt", NONE, {"tp": 4, "pp": 2, "dp": 4, "zero": 2, "global_batch": 32, "sequence_parallel": "off"}),
 )  # fmt: skip
-STATES_WITHIN, TOTAL_WITHIN = 0.02, 0.08
+STATES_WITHIN, TOTAL_WITHIN = 0.02, 0.10
 """Closed forms leave out biases and round layers of a stage; they count the head's gradient together with those of the logits, which
 no step holds at once (``test_sharded_torch`` has the bytes of PyTorch's own sharding)."""
 
