@@ -272,7 +272,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         """Whether autograd adds two gradients of one tensor here.
 
         On real tensors it adds into one that nobody else holds (torch/csrc/autograd/input_buffer.cpp, ``can_accumulate_inplace``);
-        under a dispatch mode it makes a third. The first operand to die with this operator gives its memory to the sum.
+        under a dispatch mode it makes a third. The first operand to die with this operator gives its memory to the sum. A view (the
+        transposed gradient of a linear layer whose weight is tied) is held by its base, and is never added into.
         """
         return (
             known.name == "add"
@@ -280,6 +281,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             and not torch.is_grad_enabled()  # else a recomputation
             and not isinstance(torch._C._current_autograd_node(), BackwardCFunction)  # noqa: SLF001 - its own arithmetic
             and len(inputs) == 2
+            and not inputs[0][1]._is_view()  # noqa: SLF001 - autograd asks the same
             and all(tensor.untyped_storage().nbytes() == outputs[0].untyped_storage().nbytes() for _, tensor in inputs)
         )
 
