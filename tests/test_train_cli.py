@@ -7,12 +7,14 @@ import re
 from dataclasses import fields
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bytebound import cli
 from bytebound.cli.training import TrainAsked
 from bytebound.documents.training import TrainEstimate
 from bytebound.documents.values import from_json
-from bytebound.documents.work import Train
+from bytebound.documents.work import FRAMEWORKS, OPTIMIZERS, PRECISIONS, SCHEDULES, Train
 
 JOB = ("train", "llama-3.1-8b", "--on", "8x h100-sxm", "--seq", "4096")
 SHORT = ("train", "llama-3.1-70b", "--on", "2x h100-sxm")
@@ -200,3 +202,50 @@ def test_the_schema_is_published(capsys):
 
     assert code == 0
     assert "fitting" in json.loads(out)["properties"]
+
+
+DEGREE = st.sampled_from(["1", "2", "3", "8", "0", "-1", "1e9", "nan", "999999999999999999999", ""])
+VALUES = {
+    **dict.fromkeys(("tp", "pp", "dp", "cp", "ep", "expert-tp", "virtual-stages", "micro-batch", "lora-rank"), DEGREE),
+    "seq": st.sampled_from(["1", "4096", "131072", "0", "inf", "10000000000"]),
+    "global-batch": st.sampled_from(["8", "512", "7", "0"]),
+    "tokens": st.sampled_from(["1e12", "-1", "nan"]),
+    "recompute-layers": st.sampled_from(["0", "0.5", "2", "nan"]),
+    "zero": st.sampled_from(["0", "1", "2", "3", "4"]),
+    "recompute": st.sampled_from(["none", "full", "all"]),
+    "attention": st.sampled_from(["flash", "eager"]),
+    "trainable": st.sampled_from(["full", "lora", "qlora"]),
+    "offload": st.sampled_from(["none", "optimizer", "parameters", "parameters-nvme"]),
+    "optimizer": st.sampled_from(OPTIMIZERS),
+    "precision": st.sampled_from(PRECISIONS),
+    "framework": st.sampled_from(FRAMEWORKS),
+    "schedule": st.sampled_from(SCHEDULES),
+}  # fmt: skip
+MODELS = (
+    "llama-3.1-8b",
+    "Qwen/Qwen3-30B-A3B",
+    "google-bert/bert-base-uncased",
+    "openai/whisper-small",
+    "state-spaces/mamba-130m-hf",
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    model=st.sampled_from(MODELS),
+    machine=st.sampled_from(["8x h100-sxm", "t4", "m2-max", "tpu-v5p", "tesla-p40"]),
+    flags=st.dictionaries(st.sampled_from(sorted(VALUES)), st.none(), max_size=5).flatmap(
+        lambda names: st.fixed_dictionaries({name: VALUES[name] for name in names})
+    ),
+)
+def test_any_flags_give_an_answer_or_one_sentence(capsys, model, machine, flags):
+    """No flags, however absurd, end in a traceback, a NaN in the text, or a result beside an error."""
+    code, out, err = run(
+        capsys, "train", model, "--on", machine, *(f"--{name}={value}" for name, value in flags.items())
+    )
+
+    assert code in {0, 2}
+    assert "bug of ours" not in err
+    assert "nan" not in out.lower().replace("tinyllama", "")
+    assert (code == 2) == err.startswith("error: ")
+    assert code == 0 or (out == "" and len(err.splitlines()) <= 3)
