@@ -28,7 +28,7 @@ class Trained:
     seq: Annotated[int | None, Parameter(help="Tokens of a sequence (4096).")] = None
     micro_batch: Annotated[int | None, Parameter(help="Sequences worked on together (1).")] = None
     precision: Annotated[str | None, Parameter(help="bf16-mixed, bf16-autocast, bf16, fp32, …")] = None
-    optimizer: Annotated[str | None, Parameter(help="adamw, adamw-8bit, sgd, lion, adafactor, muon, …")] = None
+    optimizer: Annotated[str | None, Parameter(help="adamw, adamw-bf16, sgd, lion, adafactor, muon, …")] = None
     optimizer_kernel: Annotated[str | None, Parameter(help="auto, foreach, fused or loop.")] = None
     recompute: Annotated[str | None, Parameter(help="none, selective or full.")] = None
     attention: Annotated[str | None, Parameter(help="flash or eager.")] = None
@@ -69,7 +69,7 @@ class Dealt:
     ] = None
     zero: Annotated[int | None, Parameter(help="ZeRO stage, 0 to 3 (3).")] = None
     global_batch: Annotated[
-        int | None, Parameter(help="Sequences per optimizer step (512, of a function pp × dp steps).")
+        int | None, Parameter(help="Sequences per optimizer step (512; of a function micro-batch × dp × pp).")
     ] = None
     schedule: Annotated[str | None, Parameter(help="auto, 1f1b, interleaved, gpipe, zb1p or zbv.")] = None
     virtual_stages: Annotated[int | None, Parameter(help="Layer chunks per pipeline stage (1).")] = None
