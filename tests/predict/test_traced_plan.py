@@ -18,6 +18,7 @@ from bytebound.documents.values import from_json, to_json
 from bytebound.documents.work import Train
 from bytebound.errors import RequestError, UnknownNameError
 from bytebound.facts.machines import find_machine
+from bytebound.models import read_model
 from bytebound.predict.traced import estimate_trace
 from bytebound.predict.traced_plan import precision_of, request_plan, told
 from bytebound.report.page import Page
@@ -238,3 +239,12 @@ def test_what_a_step_works_on_can_be_told() -> None:
     assert plans[0] == plans[1]
     with pytest.raises(RequestError, match="works on seq 256"):
         told(shown, seq=128, samples=4)
+
+
+def test_degrees_of_a_known_model_are_checked_untraced() -> None:
+    """A model's plan is settled or refused by its shape alone; a dense one has no experts that tp could be read into."""
+    machine, model = find_machine("8x(8x h100-sxm)"), read_model("llama-3.1-70b")
+    plan, _ = request_plan({"tp": 8, "pp": 2, "dp": 4, "zero": 1}, machine, model=model)
+    assert plan.framework == "fsdp"
+    with pytest.raises(RequestError, match="attention heads"):
+        request_plan({"tp": 64}, machine, model=read_model("llama-3.1-8b"))

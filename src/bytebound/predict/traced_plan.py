@@ -96,7 +96,7 @@ def request_plan(
     settled = settle_plan(work)
     check_devices(settled, machine)
     if model is not None:
-        training_plan.check(settled, model, compile_table(model), None)
+        training_plan.check(work, model, compile_table(model), None)
     return settled, assumed
 
 
