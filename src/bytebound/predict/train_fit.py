@@ -125,7 +125,7 @@ def fitting(setting: Setting, work: Train, *, sure: float = SURE) -> Fitting:
         changes=tuple(change(setting, work, tried, at, asked) for tried, at in chosen[:SHOWN]),
         notes=(
             *notes(tried, asked, sure=sure, fits=fits, found=bool(chosen)),
-            *([f"on {counted(fewest)}: {split(plan)}"] if fewest else []),
+            *([f"on {counted(fewest)}: {split(plan)}"] if fewest > 1 else []),
             *([f"on {counted(fewer)} with recompute full and a chunked loss: {split(leaner)}"] if 0 < fewer < (fewest or fewer + 1) else []),
         ),
     )  # fmt: skip

@@ -126,12 +126,20 @@ def _answers(estimate: TrainEstimate) -> RenderableType:
             ("step", interval(estimate.step_s, show_time)),
             (
                 "tokens",
-                f"{interval(estimate.tokens_per_s, tokens_rate)}; {interval(estimate.tokens_per_s_per_device, tokens_rate)} per device",
+                rate_line(estimate),
             ),
             ("MFU", mfu_line(estimate)),
             ("cost", cost_line(estimate)),
         ]
     return labelled([*lines, ("+1 % of", elasticity_line(estimate))])
+
+
+def rate_line(estimate: TrainEstimate) -> str:
+    """Return tokens per second of the job, and of one of several devices."""
+    whole = interval(estimate.tokens_per_s, tokens_rate)
+    if float(first(estimate.machine.used)) == 1:
+        return whole
+    return f"{whole}; {interval(estimate.tokens_per_s_per_device, tokens_rate)} per device"
 
 
 def memory_line(estimate: TrainEstimate) -> str:
@@ -316,5 +324,6 @@ def training_tiles(estimate: TrainEstimate) -> list[tuple[str, str, str]]:
         shown, _, band = interval(value, show).partition(" (")  # type: ignore[arg-type]
         tiles.append((name, shown, band.rstrip(")")))
     held = f"of {show_capacity(first(estimate.memory.usable_bytes))} usable per device"
-    known = [tile for tile in tiles if tile[1] != "–"]
+    alone = float(first(estimate.machine.used)) == 1  # then a device's rate is the job's
+    known = [tile for tile in tiles if tile[1] != "–" and not (alone and tile[0] == "per device")]
     return [("memory", show_capacity(first(estimate.memory.total_bytes)), held), *known]
