@@ -65,7 +65,7 @@ def plan_peak(plan: TracedPlan) -> str:
     """Return when and where the fullest device is fullest."""
     key, _, stage = str(plan.memory.peak).partition(", ")
     phase, inside, *_ = (*key.split("/"), "")
-    place = f" in {clean(inside)}" if inside else ("" if phase == "optimizer" else " outside the layers")
+    place = " step" if phase == "optimizer" else (f" in {clean(inside)}" if inside else " outside the layers")
     return f"{phase}{place}" + (f", {stage}" if plan.work["pp"] > 1 else "")
 
 
