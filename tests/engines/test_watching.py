@@ -271,3 +271,36 @@ def test_a_small_llama_agrees_with_its_trace():
     assert (rank.seq, rank.tokens) == (128, 256)
     assert run.watched.request["precision"] == "fp32"
     assert run.watched.request["optimizer_kernel"] == "loop"
+
+
+def test_micro_batches_and_dropout_agree_with_the_trace_of_their_config():
+    """What watch traces by itself from the model's config: gradients lie there from the second micro-batch on, dropout keeps its masks."""
+    transformers = pytest.importorskip("transformers", reason="the model is transformers'")
+    import bytebound as bb
+
+    sizes = {
+        "n_layer": 4,
+        "n_embd": 64,
+        "n_head": 4,
+        "vocab_size": 300,
+        "n_positions": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    ids = torch.zeros(4, 64, dtype=torch.long)
+    with bb.watch() as run:
+        for _ in range(4):
+            for _ in range(2):
+                model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    (rank,) = run.watched.ranks
+    assert rank.microbatches == 2
+    assert rank.peak.held.gradients == rank.states.gradients
+    traced = next(found for found in run.watched.predictions if found.how == "trace")
+    for category in ("parameters", "gradients", "optimizer", "activations", "temporaries"):
+        assert getattr(traced.held, category) == pytest.approx(getattr(rank.peak.held, category), rel=0.01, abs=2048), (
+            category
+        )

@@ -154,7 +154,16 @@ def traced(rank: WatchedRank, work: Train) -> WatchedPrediction:
         raise RequestError(f"tracing needs {error.name}", mend='pip install "bytebound[trace]"') from None
     assert rank.model is not None  # noqa: S101 - request_of refused it otherwise
     on, block = ("cpu", 1) if rank.device == "cpu" else ("gpu", CUDA_BLOCK)
-    return of_trace(trace_model(rank.model.config, work, name=rank.model.name, on=on, round_to=block))
+    return of_trace(
+        trace_model(
+            rank.model.config,
+            work,
+            name=rank.model.name,
+            on=on,
+            round_to=block,
+            passes=min(round(rank.microbatches), 2),
+        )
+    )
 
 
 def by_formulas(rank: WatchedRank, work: Train) -> WatchedPrediction:

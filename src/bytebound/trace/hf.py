@@ -48,6 +48,7 @@ def trace_model(
     name: str = "",
     kind: str = "training",
     repeat_kv: bool = False,
+    passes: int = 1,
     **options: Any,
 ) -> Trace:
     """Trace one step of a transformers model on one device, as ``work`` trains it; degrees of parallelism are not applied.
@@ -58,6 +59,7 @@ def trace_model(
         name: what to call it; "" takes the architecture's name.
         kind: ``forward`` for a forward pass without gradients.
         repeat_kv: grouped keys and values are copied per query head before attention (kernels without grouped queries).
+        passes: micro-batches of a step, one after another: from the second on gradients are held all the time.
         options: of ``run.trace_step``.
 
     Returns:
@@ -70,6 +72,57 @@ def trace_model(
     with loading():
         settled = read_config(config)
         kernels.register()
+    _refuse(work)
+    forward = kind == "forward"
+    notes = _notes(settled, work)
+
+    built: list[nn.Module] = []
+    optimizers: list[torch.optim.Optimizer] = []
+
+    def make() -> Step:
+        if not built:  # one model serves every depth: tracing cuts its layers and puts them back
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                built.append(build_model(settled, work, repeat_kv=repeat_kv, on=options.get("on", "gpu")))
+        model = built[0]
+        model.zero_grad()
+        for past in optimizers:
+            past.zero_grad()
+            if isinstance(past, Master):
+                past.release()
+        optimizer = None if forward else _optimizer(model, work)
+        optimizers[:] = [optimizer] if optimizer is not None else []
+        given = inputs_of(model, batch=int(work.micro_batch), seq=int(work.seq))
+        autocast = work.precision == "bf16-autocast"
+        chunked = work.loss == "chunked" and hasattr(model, "lm_head") and "labels" in given
+
+        def run() -> None:
+            with torch.set_grad_enabled(not forward):
+                for _ in range(passes):
+                    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                        loss = _chunked_loss(model, given) if chunked else loss_of(model(**given))
+                    if optimizer is not None:
+                        loss.backward()
+                if optimizer is not None:
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+        return Step(
+            model, run, (optimizer,) if optimizer is not None else (), samples=float(work.micro_batch * passes), seq=float(work.seq),
+            made_with=_made_with(work),
+        )  # fmt: skip
+
+    return trace_step(
+        make, name=name or _name(settled), kind="forward" if forward else "training", notes=notes, **options
+    )
+
+
+def _refuse(work: Train) -> None:
+    """Refuse what no trace can answer.
+
+    Raises:
+        RequestError: several values at once, a 4-bit base, or an optimizer that is not known.
+    """
     arrays = [
         field for field in ("seq", "micro_batch", "lora_rank", "recompute_layers") if np.shape(getattr(work, field))
     ]
@@ -85,46 +138,6 @@ def trace_model(
         )
     if work.optimizer not in TRACED:
         make_optimizer(work.optimizer, ())
-    forward = kind == "forward"
-    notes = _notes(settled, work)
-
-    built: list[nn.Module] = []
-    optimizers: list[torch.optim.Optimizer] = []
-
-    def make() -> Step:
-        if not built:  # one model serves every depth: tracing cuts its layers and puts them back
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                built.append(build_model(settled, work, repeat_kv=repeat_kv))
-        model = built[0]
-        model.zero_grad()
-        for past in optimizers:
-            past.zero_grad()
-            if isinstance(past, Master):
-                past.release()
-        optimizer = None if forward else _optimizer(model, work)
-        optimizers[:] = [optimizer] if optimizer is not None else []
-        given = inputs_of(model, batch=int(work.micro_batch), seq=int(work.seq))
-        autocast = work.precision == "bf16-autocast"
-        chunked = work.loss == "chunked" and hasattr(model, "lm_head") and "labels" in given
-
-        def run() -> None:
-            with torch.set_grad_enabled(not forward):
-                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                    loss = _chunked_loss(model, given) if chunked else loss_of(model(**given))
-                if optimizer is not None:
-                    loss.backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-
-        return Step(
-            model, run, (optimizer,) if optimizer is not None else (), samples=float(work.micro_batch), seq=float(work.seq),
-            made_with=_made_with(work),
-        )  # fmt: skip
-
-    return trace_step(
-        make, name=name or _name(settled), kind="forward" if forward else "training", notes=notes, **options
-    )
 
 
 def read_config(config: str | dict[str, Any] | Any) -> Any:
@@ -164,7 +177,7 @@ def read_config(config: str | dict[str, Any] | Any) -> Any:
         raise DocumentError(f"transformers refuses this config: {error}", place=place) from error
 
 
-def build_model(config: Any, work: Train, *, repeat_kv: bool) -> nn.Module:
+def build_model(config: Any, work: Train, *, repeat_kv: bool, on: str = "gpu") -> nn.Module:
     """Build the model as the request trains it: dtype, attention, recomputation, adapters."""
     import transformers  # noqa: PLC0415 - optional, and slow to import
 
@@ -172,6 +185,7 @@ def build_model(config: Any, work: Train, *, repeat_kv: bool) -> nn.Module:
     dtype = torch.float32 if wide else torch.float16 if work.precision == "fp16-mixed" else torch.bfloat16
     if work.attention == "flash":
         wanted = [kernels.REPEATED if repeat_kv else kernels.FLASH, "sdpa", "eager"]
+        wanted = wanted[1:] if on == "cpu" else wanted  # PyTorch chooses there as it does for real tensors
     else:
         wanted = [kernels.SELECTIVE, "eager"] if work.recompute == "selective" else ["eager"]
     named = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
