@@ -82,7 +82,8 @@ WHAT = """## What is compared
 A run counts once: rates and utilisations become the seconds of its step, under the FLOP convention of their publication.
 Step times are predicted by a fit that had seen no row of the run's publication (`leave-one-source-out`), and their 80 % intervals come
 from the left-out errors of the other publications.
-Memory is not fitted to rows: it is a sum of what the code holds, told from traces and source code.
+Memory has no fit: it is a sum of what the code holds, from traces and source code. The few constants that runs told us are named under
+what is assumed.
 Three numbers of memory differ: *allocated* is the peak of `torch.cuda.max_memory_allocated`, *reserved* adds what the allocator keeps,
 and *the driver's* is what `nvidia-smi` shows."""
 
@@ -100,13 +101,17 @@ ASSUMED = """## What is assumed
 - litgpt's runs are taken at their longest sample (512 tokens), with the ranks, targets and batches of today's configuration files.
 - litgpt's 4-bit runs keep inputs of 4 bytes per value. That figure alone is told from its runs (4-bit against 16-bit ones); the rest is
   traced from its code.
+- What the driver shows of DeepSpeed runs over what they allocate (1.17 times, and 3 GB) is told from BLOOM's readings, and that FSDP's loss
+  holds the 16-bit logits too from torchtitan's published peaks.
+- `selective` recomputation drops attention scores, as Megatron's does. torchtitan's, which keeps every second product, has no word in a
+  request: asked as `selective`, its memory comes out far too high.
 - Widths of allocated memory are in `facts/data/training_reserves.csv`: those of Megatron, DeepSpeed and litgpt come from the errors shown
   here, so their coverage is not a test; 8-bit formats are as wide as five runs of Megatron-Bridge are wrong; what no row shows (fsdp, jax)
   is assumed and wider.
 - Megatron-Bridge's memory (13 % over) is what one rank logs. Which rank is not stated, and the page says that rank 0 ran out of 80 GB where
   58.8 are printed; ours is of the fullest.
-- The V100 runs' readings of `nvidia-smi` (26 to 32 GB for one plan, on cards of 32) are of an allocator that keeps what it once held; we
-  predict 21 GiB and know no cause that we could write down.
+- The V100 runs' readings of `nvidia-smi` differ by a quarter for one plan (26 to 32 GB, on cards of 32). We say 28 GiB where DeepSpeed drove
+  the run, and 21 for the one it did not drive, which read 32.
 - A run is said to fit where the high end of its interval fits: nine chances in ten, for running out of memory costs more than a device
   left half empty. `probability_fits` of the estimate says how sure that is."""
 

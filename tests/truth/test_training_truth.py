@@ -19,6 +19,7 @@ from bytebound.truth.training import (
     MEASURED,
     OUTCOMES,
     REASONS,
+    express,
     formula_rows,
     read_any_training,
     read_training_corpus,
@@ -344,3 +345,21 @@ def test_no_shipped_rate_is_above_the_peak():
                 else np.inf
             )
             assert row.value < peak
+
+
+def test_a_publication_tells_what_drove_its_runs():
+    """The V100 table of bigscience says which runs DeepSpeed drove; litgpt's recipes say how many micro-batches make a step, and its head is its own."""
+    v100 = {"params_b": 52, "seq": 1024, "global_batch": 1024, "micro_batch": 4, "n_gpus": 64, "tp": 4, "pp": 16, "dp": 1, "precision": "fp16",
+            "recompute": "full"}  # fmt: skip
+    found = [
+        express(line("bigscience gpt2 V100 experiments", "gpt2-style 52B", "V100", "peak_memory_gib", 26, "GiB", **v100, notes=f"Megatron; DS={told} 06-10"))[0].work
+        for told in "YN"
+    ]  # fmt: skip
+    assert [work.framework for work in found] == ["deepspeed", "megatron"]
+    ((full,), (gemma,)) = (
+        express(line(LITGPT, name, "A10G 24GB", "peak_memory_gib", gib, "GiB", **HUB))
+        for name, gib in (("tiny-llama full", 13.13), ("gemma-2b lora", 11.75))
+    )
+    assert (full.work.micro_batch, full.work.global_batch) == (2, 16)
+    assert gemma.shape.untied
+    assert gemma.architecture.parameters == pytest.approx(2.51e9 + 256_000 * 2048, rel=0.01)

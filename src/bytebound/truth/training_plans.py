@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bytebound.truth.training_sources import Practice
 
 VIRTUAL = re.compile(r"\b(?:VPP?|interleaving)[ =](\d+)")
+DEEPSPEED = re.compile(r"\bDS=Y\b|\bDeepspeed\b")
+"""Runs of bigscience's V100 table whose column ``DS`` says that DeepSpeed drove Megatron."""
 TRAINABLE = re.compile(r"peft_type (\S+); trainable (\d+)")
 RANK = re.compile(r"rank(\d+)")
 ATTENTION_PROJECTIONS = ("q_proj", "v_proj")
@@ -63,6 +65,8 @@ def plan_of(
         plan |= {"recompute": kind, **more}
         if practice.key.startswith("korthikanti"):
             plan.setdefault("sequence_parallel", "off")
+    if practice.key == "gpt2-v100" and DEEPSPEED.search(cells["notes"]):
+        plan["framework"] = "deepspeed"
     if found := VIRTUAL.search(cells["notes"]):
         plan["virtual_stages"] = int(found[1])
     _adapters(cells, practice, plan, said, metric=metric, architecture=architecture)
