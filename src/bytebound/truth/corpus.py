@@ -540,6 +540,8 @@ def read_degrees(cells: Mapping[str, str], count: int, engine: str, notes: str, 
     parallel = PARALLEL.search(notes)
     if parallel:
         dp, ep, tp = (int(item) for item in parallel.groups())
+        if not dp or not ep:
+            raise Inexpressible("parallel degrees not possible", parallel[0])
         tp = max(count // dp, tp)
         return {"tp": tp, "pp": 1, "ep": ep, "dp": dp}
     stated_tp, stated_pp = (number(cells.get(name, "")) for name in ("tp", "pp"))
