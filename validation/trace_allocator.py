@@ -73,6 +73,20 @@ def llama() -> Step:
     return train(model, lambda: model(input_ids=ids, labels=ids, use_cache=False).loss)
 
 
+def tied() -> Step:
+    """A decoder whose embedding is its output matrix too: two gradients meet, one of them a view."""
+    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=20000, hidden_size=128, intermediate_size=344, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+    ids = torch.randint(0, 20000, (1, 64))
+    return train(model, lambda: model(input_ids=ids, labels=ids, use_cache=False).loss)
+
+
 def mixtral() -> Step:
     """A decoder whose feed-forward is a mixture of experts."""
     from transformers import MixtralConfig, MixtralForCausalLM  # noqa: PLC0415
@@ -148,6 +162,7 @@ def mamba() -> Step:
 
 MODELS: dict[str, tuple[Callable[[], Step], str, str]] = {
     "llama": (llama, "dense decoder", "transformers"),
+    "tied": (tied, "dense decoder, tied embedding", "transformers"),
     "mixtral": (mixtral, "mixture of experts", "transformers"),
     "vit": (vit, "vision transformer", "transformers"),
     "convnext": (convnext, "convolutional", "transformers"),

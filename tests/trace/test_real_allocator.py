@@ -25,7 +25,7 @@ def script():
     del sys.modules[spec.name]
 
 
-@pytest.mark.parametrize("name", ["llama", "mixtral", "vit", "convnext", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "tied", "mixtral", "vit", "convnext", "mamba"])
 def test_the_allocator_hands_out_what_was_traced(script, name):
     """Within 3 % above what is held anyway, for a decoder, experts, images, convolutions and a state space."""
     found = script.compare(name)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from bytebound.documents.work import Train  # noqa: E402
 from bytebound.errors import DocumentError, RequestError, UnknownNameError  # noqa: E402
+from bytebound.ledger.traced import PRODUCTS, model_flops  # noqa: E402
 from bytebound.trace.hf import build_model, read_config, trace_model  # noqa: E402
 from bytebound.trace.loading import loading  # noqa: E402
 from bytebound.trace.run import trace_module  # noqa: E402
@@ -58,6 +59,16 @@ def test_autocast_keeps_16_bit_copies_of_the_weights_and_of_every_input():
 
 def test_full_recomputation_keeps_two_bytes_per_width():
     assert slope(Train(seq=S, micro_batch=B, precision="bf16", recompute="full")) == 2 * S * B * H
+
+
+def test_recomputed_layers_are_no_model_flops():
+    """The same model with full recomputation computes a third more, and has the same FLOPs for MFU."""
+    plain, again = (
+        trace_model(llama(), Train(seq=S, micro_batch=B, precision="bf16", recompute=how)) for how in ("none", "full")
+    )
+    done = [sum(op.flops for op in trace.operators if op.kind in PRODUCTS) for trace in (plain, again)]
+    assert done[1] > 1.2 * done[0]
+    assert model_flops(again) == model_flops(plain)
 
 
 def test_eager_attention_keeps_scores_that_flash_does_not():

@@ -63,7 +63,7 @@ class TracedOp:
     ``math`` is the dtype of its products ("" where it multiplies no matrices). ``read_bytes`` and ``written_bytes`` count every
     operand once per call (no fusion); ``fused_bytes`` counts each tensor once where it crosses a fusion boundary.
     ``kind``: gemm, attention, conv, elementwise, move (copies, gathers, look-ups), collective, host.
-    ``known``: False where it moves bytes and its FLOPs have no formula.
+    ``known``: False where it moves bytes and its FLOPs have no formula. ``again``: a checkpointed layer computes it a second time.
     """
 
     name: str
@@ -79,6 +79,7 @@ class TracedOp:
     fused_bytes: float
     weight_bytes: float = 0.0
     known: bool = True
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

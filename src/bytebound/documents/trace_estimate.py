@@ -72,7 +72,7 @@ class TracedPlan:
         low_s, high_s: of one step of all micro-batches, ideally fused and operator by operator, exchanges, bubble and optimizer in both.
         low, high: the same by part (``documents.training.TIME_PARTS``); link times are what computing does not hide.
         bubble_share: of ``high_s``. samples_per_s_low, samples_per_s_high: of the whole job.
-        mfu_low, mfu_high: FLOPs of all products, recomputed ones too, over the peak of all devices.
+        mfu_low, mfu_high: FLOPs of products, recomputed ones left out, over the peak of all devices.
         operators, exchanges: what is done and said.
     """
 

@@ -242,7 +242,12 @@ def _passing(device: Device, alive: Array, *, phase: str, inside: int | None, la
     present = np.where((stack < 0) & ~streams, device.copies, np.where(stack < 0, 1.0, device.copies > 0))
     passing = (alive[:, None, None] * device.each * present)[brief].sum(axis=0)
     standing = plan.accumulates | (plan.work.framework in STANDING)
-    grads, new = np.where(standing, device.reduced.sum(axis=0), 0.0), 0.0 * passing
+    at_rest = np.where(
+        plan.gradients_whole,
+        (device.elements * device.kept.gradient[:, None, None]).sum(axis=0),
+        device.reduced.sum(axis=0),
+    )
+    grads, new = np.where(standing, at_rest, 0.0), 0.0 * passing
     if phase == "backward":
         grads, new = gradients(
             layout, plan, device.kept, elements=device.elements, reduced=device.reduced, alive=alive, inside=inside, begun=begun

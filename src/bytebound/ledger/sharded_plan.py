@@ -10,6 +10,7 @@ import numpy as np
 from bytebound.errors import RequestError
 from bytebound.ledger.schedules import in_flight, rows_held, stage_layers
 from bytebound.ledger.sharded_rules import DIVIDED, EXPERTS, KV, ROUTED, SEQUENCE
+from bytebound.ledger.states import whole_in_step
 from bytebound.ledger.training_plan import microbatches, nearest_divisor, resolve
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ class Plan:
     def beside(self) -> Array:
         """Share of the tokens a device has outside tensor-parallel regions."""
         return np.asarray(1 / self.tp if self.together else np.ones_like(self.tp))
+
+    @property
+    def parameters_whole(self) -> Array:
+        """Whether gathered parameters stay whole until the backward pass, (requests,)."""
+        return whole_in_step(self.work)[0].reshape(-1)
+
+    @property
+    def gradients_whole(self) -> Array:
+        """Whether gradients pile up whole until the last backward pass, (requests,)."""
+        return whole_in_step(self.work)[1].reshape(-1)
 
     @property
     def group(self) -> Array:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.ledger.sharded_layout import WHOLE
-from bytebound.ledger.states import GALORE_RANK, HALF, MASTER_BYTES, WIDE, gradient_bytes, moment_bytes, weight_bytes
+from bytebound.ledger.states import (
+    GALORE_RANK,
+    HALF,
+    WIDE,
+    gradient_bytes,
+    master_bytes,
+    moment_bytes,
+    parameter_stage,
+    weight_bytes,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +92,7 @@ def stored(trace: Trace, layout: Layout, plan: Plan) -> Stored:
         compute = float((own * elements).sum()) / whole
         return Stored(row, own, np.where(trained, own, 0.0), moments / elements, scalar, compute, restated=False)
     each = moments / elements if kept else np.array([_moment(layout, int(index), work) for index in row])
-    master = MASTER_BYTES[work.precision] if work.framework != "fsdp" else 0.0
+    master = master_bytes(work)
     return Stored(
         row=row,
         parameter=np.where(trained, weight_bytes(work), own),
@@ -145,4 +154,5 @@ def dealt(layout: Layout, plan: Plan, row: NDArray[np.int64], share: Array, cate
         stacked = layout.expert[row][:, None] & (plan.ep > 1)[None] & (group > rows)
         rows = np.where(stacked, second, rows)
         even = np.ceil(rows / group) / rows
-    return np.asarray(np.where(plan.zero >= STAGE_OF[category], even, 1.0))
+    stage = parameter_stage(plan.work) if category == PARAMETER else STAGE_OF[category]
+    return np.asarray(np.where(plan.zero >= stage, even, 1.0))

@@ -62,14 +62,15 @@ def gradients(
     at_work[outside] = share[outside][:, None, None]
     made = np.minimum(kept.compute, kept.gradient)[:, None, None]
     standing = plan.accumulates | (plan.work.framework in STANDING)
-    sharded = (plan.zero >= 2) & (plan.group > 1)
+    sharded = (plan.zero >= 2) & (plan.group > 1) & ~plan.gradients_whole
     one = elements * made / np.maximum(on_stage(layout, plan)[kept.row], 1.0)  # of one layer
     new = np.where(at_work > 0, one, 0.0).max(axis=0, initial=0.0)
     unit = (elements * at_work * made).sum(axis=0)
     whole = (elements * kept.gradient[:, None, None] * at_work).sum(axis=0)
     piled = (reduced * done).sum(axis=0) + np.where(sharded, 0.0, whole)
+    at_rest = np.where(plan.gradients_whole, (elements * kept.gradient[:, None, None]).sum(axis=0), reduced.sum(axis=0))
     return (
-        np.asarray(np.where(standing, reduced.sum(axis=0), piled)),
+        np.asarray(np.where(standing, at_rest, piled)),
         np.asarray(np.where(sharded, unit, np.where(standing, new, 0.0))),
     )
 
@@ -86,18 +87,21 @@ def gathered(
     sizes = elements * np.minimum(kept.compute, kept.parameter)[:, None, None]
     rest = sizes[stack < 0].sum(axis=0)
     whole = (plan.zero >= 3) & (plan.group > 1)
+    everything = sizes.sum(axis=0)
     if inside is None:
         units = [
             sizes[stack == number].sum(axis=0) / np.maximum(plan.layers[number], 1.0)
             for number in range(len(layout.stacks))
         ]
         fetched = np.max(units, axis=0, initial=0.0) if units and phase == "backward" else 0.0
-        return np.asarray(np.where(whole, rest + fetched, 0.0))
+        return np.asarray(np.where(plan.parameters_whole, everything, np.where(whole, rest + fetched, 0.0)))
     layers = np.maximum(plan.layers[inside], 1.0)
     mine = stack == inside
     unit = sizes[mine].sum(axis=0) / layers
     more = plan.layers[inside] - begun > 0
     reducing = (elements * kept.gradient[:, None, None])[mine].sum(axis=0) / layers
     ahead = np.where(more | (phase == "forward"), AHEAD, 1.0)
-    passing = np.where((phase == "backward") & (begun > 1), reducing, 0.0)
-    return np.asarray(np.where(whole, rest + unit * ahead + passing, 0.0))
+    passing = np.where((phase == "backward") & (begun > 1) & ~plan.gradients_whole, reducing, 0.0)
+    return np.asarray(
+        np.where(plan.parameters_whole, everything + passing, np.where(whole, rest + unit * ahead + passing, 0.0))
+    )

@@ -168,18 +168,39 @@ def state_bytes(table: OpTable, work: Train) -> States:
         whole = WIDE if work.precision == "fp32" else HALF
         # litgpt quantizes every linear layer, transformers all but the head
         head = count.head * (base if work.framework == "litgpt" else whole)
-        frozen = dealt(count.dense * base + (rest - count.head) * whole + head, count.experts * base, 3)
+        frozen = dealt(
+            count.dense * base + (rest - count.head) * whole + head, count.experts * base, parameter_stage(work)
+        )
         adapters = count.adapters
-        parameters = frozen + dealt(adapters * width, 0 * adapters, 3)
+        parameters = frozen + dealt(adapters * width, 0 * adapters, parameter_stage(work))
         gradients = dealt(adapters * width, 0 * adapters, 2)
         optimizer = dealt(adapters * moment_bytes(work), 0 * adapters, 1)
         return _placed(work, parameters, gradients, optimizer, adapters)
-    master = MASTER_BYTES[work.precision] if work.framework != "fsdp" else 0.0
+    master = master_bytes(work)
     gradient = gradient_bytes(work)
-    parameters = dealt(count.dense * weight + rest * weight, count.experts * weight, 3)
+    parameters = dealt(count.dense * weight + rest * weight, count.experts * weight, parameter_stage(work))
     gradients = dealt((count.dense + rest) * gradient, count.experts * gradient, 2)
     dense_states, expert_states = _optimizer(work, count, master)
     return _placed(work, parameters, gradients, dealt(dense_states, expert_states, 1), count.total)
+
+
+def whole_in_step(work: Train) -> tuple[Array, Array]:
+    """Return whether FSDP leaves gathered parameters whole until the backward pass, and gradients until the last one, (*requests) each.
+
+    Parameters below stage 3 (``reshard_after_forward=False``), and both under a pipeline, where gathering for every micro-batch would
+    cost more than it saves: gradients pile up unsharded and are reduced once. Sources: torchtitan ``apply_fsdp`` (policy
+    "default"); PyTorch ``pipelining.stage.backward_maybe_with_nosync``.
+    """
+    zero, pp = np.asarray(work.zero), np.asarray(work.pp)
+    several = (np.asarray(work.dp) * np.asarray(work.cp) > 1) & (work.framework == "fsdp")
+    parameters = several & (zero >= 1) & ((zero < 3) | (pp > 1))
+    gradients = several & (zero >= 2) & (pp > 1)
+    return np.broadcast_to(parameters, work.shape), np.broadcast_to(gradients, work.shape)
+
+
+def parameter_stage(work: Train) -> int:
+    """Return the ZeRO stage from which stored parameters are dealt out: FSDP's always are."""
+    return 1 if work.framework == "fsdp" else 3
 
 
 def frozen_bytes(work: Train) -> float:
@@ -206,6 +227,11 @@ def weight_bytes(work: Train) -> float:
     return WIDE if wide else HALF
 
 
+def master_bytes(work: Train) -> float:
+    """Return bytes of one 32-bit master copy beside the weight; FSDP's shards are the masters."""
+    return MASTER_BYTES[work.precision] if work.framework != "fsdp" else 0.0
+
+
 def gradient_bytes(work: Train) -> float:
     """Return bytes of one kept gradient. DeepSpeed's 16-bit gradients stay beside their 32-bit sums (20 bytes in all)."""
     kept = WIDE if work.gradients == "fp32" else HALF
@@ -230,6 +256,15 @@ def moment_bytes(work: Train) -> float:
     narrow = weight_bytes(work) if work.trainable == "full" else adapter_bytes(work)
     half = work.optimizer == "adamw-bf16" or (work.precision == "bf16" and narrow == HALF)
     return number * (HALF if half else WIDE)
+
+
+def touched_bytes(work: Train) -> float:
+    """Return bytes of moments and master copy that a step reads and writes per parameter; Adafactor's sums are too few to count."""
+    if work.trainable != "full":
+        return moment_bytes(work)
+    # a square matrix of side n has n²/r values in GaLore's projection and in each of two moments
+    projected = 3 / (2 * GALORE_RANK) if work.optimizer in {"galore", "galore-8bit"} else 1.0
+    return master_bytes(work) + moment_bytes(work) * projected
 
 
 def _optimizer(work: Train, count: Parameters, master: float) -> tuple[Array, Array]:
@@ -272,6 +307,17 @@ def adapted_parts(table: OpTable, targets: str) -> Array:
         sum(_adapts(role, part, targets) for part in name.split("+")) if copies == 1 else 0.0
         for role, name, copies in zip(p.roles, p.names, p.copies.tolist(), strict=True)
     ])  # fmt: skip
+
+
+def adapted_widths(table: OpTable, targets: str) -> tuple[float, float]:
+    """Return the summed inputs and outputs of the matrices LoRA adapts: its parameters are ``rank`` times their sum.
+
+    Source: LoRA (arXiv 2106.09685) section 4.1.
+    """
+    p = table.products
+    adapted = adapted_parts(table, targets) * p.repeat * (p.stream == t.MAIN)
+    merged = np.array([name.count("+") + 1.0 for name in p.names])
+    return float((p.inputs * adapted).sum()), float((p.outputs / merged * adapted).sum())
 
 
 def _adapts(role: str, part: str, targets: str) -> bool:

@@ -32,6 +32,14 @@ def on_device(trace: Trace) -> tuple[TracedOp, ...]:
     )
 
 
+def model_flops(trace: Trace) -> float:
+    """Return the FLOPs of products of the forward and backward pass, recomputed layers left out, as MFU counts them [FLOP].
+
+    The backward pass of a flash kernel counts the five products it does for the forward pass's two (arXiv 2307.08691, 4.1).
+    """
+    return sum(op.flops for op in trace.operators if op.kind in PRODUCTS and op.phase != "optimizer" and not op.again)
+
+
 def unfused_bytes(op: TracedOp) -> float:
     """Return the bytes all calls of ``op`` move where every operand is read and written once per call [B]."""
     return op.read_bytes + op.written_bytes

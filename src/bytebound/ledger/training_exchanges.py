@@ -9,8 +9,8 @@ import numpy as np
 
 from bytebound.ledger import table as t
 from bytebound.ledger.request import WIDTH_GROWTH_EXPONENT
-from bytebound.ledger.states import frozen_bytes
-from bytebound.ledger.training_job import WEIGHT_BYTES, adapted_widths, local_parameters
+from bytebound.ledger.states import adapted_widths, frozen_bytes, whole_in_step
+from bytebound.ledger.training_job import WEIGHT_BYTES, local_parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -211,7 +211,9 @@ def _data(model: Spoken, job: Job) -> list[_Exchange]:
     # torch's FSDP and DeepSpeed reduce gradients of every micro-batch from stage 2 up, Megatron once a step below stage 3
     often = sharded | ((job.zero >= 2) & (work.framework != "megatron"))
     last = LAST_BACKWARD if together else NOTHING
-    first = FIRST_FORWARD if together and work.framework == "megatron" else NOTHING
+    first = FIRST_FORWARD if together and work.framework in {"megatron", "fsdp"} else NOTHING
+    whole = whole_in_step(work)[1].reshape(-1)  # gathered and reduced once a step
+    sharded, often = sharded & ~whole, often & ~whole
     named, dense, experts = model.trained
     parts = [(named, dense, group, job.tp), ("experts", experts, apart, job.ep * job.expert_tp)]
     frozen = [
@@ -231,6 +233,12 @@ def _data(model: Spoken, job: Job) -> list[_Exchange]:
         )
         for name, held, among, stride in frozen
         for hider in (FORWARD_PASS, BACKWARD_PASS)
+    ]
+    rows += [
+        _Exchange(
+            name, GATHER, first, True, frozen_bytes(work) * held / layers, np.where(whole, among, 1.0), stride, layers
+        )
+        for name, held, among, stride in frozen
     ]
     for name, held, among, stride in parts:
         once = [

@@ -118,17 +118,3 @@ def local_parameters(table: OpTable, job: Job) -> Sizes:
         vocabulary=vocabulary / job.tp * job.scale ** WIDTH_GROWTH_EXPONENT,
         looked_up=np.asarray(looked_up),
     )  # fmt: skip
-
-
-def adapted_widths(table: OpTable, targets: str) -> tuple[float, float]:
-    """Return the summed inputs and outputs of the matrices LoRA adapts: its parameters are ``rank`` times their sum.
-
-    Source: LoRA (arXiv 2106.09685) section 4.1. ``qv`` counts half of each attention layer's input products.
-    """
-    p = table.products
-    wanted = {"all": ("attention", "mlp"), "attention": ("attention",), "qv": ("attention",), "mlp": ("mlp",)}[targets]
-    adapted = np.isin(np.array(p.roles), wanted) & (p.stream == t.MAIN)
-    if targets == "qv":
-        adapted &= p.shard == t.COLUMN
-    part = 0.5 if targets == "qv" else 1.0
-    return part * float((p.inputs * p.repeat * adapted).sum()), part * float((p.outputs * p.repeat * adapted).sum())

@@ -22,6 +22,7 @@ from bytebound.ledger.states import (
     moment_bytes,
     state_bytes,
     whole_gradients,
+    whole_in_step,
 )
 from bytebound.ledger.training_plan import microbatches
 
@@ -188,9 +189,10 @@ def spread_of(work: Train) -> float:
     """Return the half-width factor of the 80 % interval of allocated bytes: of the framework, wider for what its known runs did not do."""
     reserve = find_training_reserve(work.framework)
     recomputed, eager, narrow = reserve.unseen
+    again = work.recompute == "full" or (work.recompute == "selective" and work.attention == "eager")
     widths = [
         reserve.spread,
-        recomputed if work.recompute != "none" else 1.0,
+        recomputed if again else 1.0,
         eager if work.attention == "eager" else 1.0,
         narrow if work.precision in NARROW else 1.0,
     ]
@@ -214,13 +216,15 @@ def _moments(table: OpTable, work: Train, states: States, count: Parameters, one
     ):  # no synchronization between micro-batches, so FSDP keeps them whole (``no_backward_sync``)
         gradients = np.where(several, whole_gradients(work, count), gradients)
     last = is_last(work)
-    gathered, head = _gathered(work, count)
+    standing_whole, gathered, head = _gathered(work, count)
     always = _always(table, work, count)
+    _, gradients_whole = whole_in_step(work)
+    piling = np.where(gradients_whole, whole_gradients(work, count), gradients * piled)
     loss = np.where(last, _loss(table, work, count), 0.0) + head * last
     nothing = 0.0 * gradients
     return (
         np.stack([states.parameters] * 4),
-        np.stack([gradients * piled, gradients * piled, gradients, gradients]),
+        np.stack([piling, piling, gradients, gradients]),
         np.stack([states.optimizer] * 4),
         np.stack(
             [
@@ -231,7 +235,12 @@ def _moments(table: OpTable, work: Train, states: States, count: Parameters, one
             ]
         ),
         np.stack(
-            [loss + always, one.grads + gathered + always, one.grads + gathered + always, _step(work, states) + always]
+            [
+                loss + standing_whole + always,
+                one.grads + standing_whole + gathered + always,
+                one.grads + standing_whole + gathered + always,
+                _step(work, states) + always,
+            ]
         ),
     )
 
@@ -260,23 +269,27 @@ def _loss(table: OpTable, work: Train, count: Parameters) -> Array:
     return np.asarray(logits + own + np.where(gathering, 2 * hidden, hidden))
 
 
-def _gathered(work: Train, count: Parameters) -> tuple[Array, Array]:
-    """Return bytes of whole units that are else sharded or off the device: around a layer's backward pass, and around the head's.
+def _gathered(work: Train, count: Parameters) -> tuple[Array, Array, Array]:
+    """Return bytes of whole units that are else sharded or off the device: all step long, around a layer's backward pass, and the head's.
 
     Two 16-bit units (4-bit ones of a 4-bit base), one unit's gradient and its 32-bit copy for the reduction; the head's unit,
-    gradient and copy.
+    gradient and copy. What ``whole_in_step`` says is gathered once and all there.
     """
+    parameters_whole, gradients_whole = whole_in_step(work)
     group = np.asarray(work.dp, dtype=float) * np.asarray(work.cp)
     whole = (np.asarray(work.zero) >= 3) & (group > 1) | work.offload.startswith("parameters")
     cast = WIDE if work.precision == "fp32" else HALF
     unit = cast if work.trainable == "full" else frozen_bytes(work)
     reduced = WIDE if work.precision != "bf16" else 0.0
     trained = (cast + reduced) * (work.trainable == "full")
-    layer = np.where(whole, count.layer * (UNITS_GATHERED * unit + trained), 0.0)
+    layer = np.where(whole & ~parameters_whole, count.layer * UNITS_GATHERED * unit, 0.0)
+    reducing = (whole | parameters_whole) & ~gradients_whole
+    layer = layer + np.where(reducing, count.layer * trained, 0.0)
     # litgpt wraps blocks alone: embedding and head are one unit, whole from the forward pass on
     ends = count.head + count.embedding if work.framework == "litgpt" else np.maximum(count.head, count.embedding)
-    head = np.where(whole, ends * (cast + trained) + count.layer * unit, 0.0)
-    return layer, head
+    head = np.where(whole & ~parameters_whole, ends * cast + count.layer * unit, 0.0)
+    head = head + np.where(reducing, ends * trained, 0.0)
+    return np.where(parameters_whole, count.total * unit, 0.0), layer, head
 
 
 def _always(table: OpTable, work: Train, count: Parameters) -> Array:
@@ -334,7 +347,9 @@ def _step(work: Train, states: States) -> Array:
     if work.optimizer in {"sgd", "sgd-momentum"}:
         return 0.0 * states.optimizer
     width = min(moment_bytes(work) / 2, WIDE) if moment_bytes(work) else WIDE
+    group = np.asarray(work.dp, dtype=float) * np.asarray(work.cp)
+    dealt = np.where(np.asarray(work.zero) == 1, group, 1.0)  # from stage 2 on gradients are dealt out already
     each = (
         states.gradients / gradient_bytes(work) if work.trainable == "full" else states.gradients / adapter_bytes(work)
     )
-    return np.asarray(each * width)
+    return np.asarray(each / dealt * width)

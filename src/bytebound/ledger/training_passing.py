@@ -9,7 +9,8 @@ import numpy as np
 from bytebound.ledger import table as t
 from bytebound.ledger.ledger import CONTEXT, ELEMENTWISE, MATH, NONE, Ledger
 from bytebound.ledger.request import WIDTH_GROWTH_EXPONENT
-from bytebound.ledger.training_job import AGAIN, BACKWARD, FORWARD, WEIGHT_BYTES, adapted_widths, local_parameters
+from bytebound.ledger.states import adapted_widths, gradient_bytes, touched_bytes, weight_bytes
+from bytebound.ledger.training_job import AGAIN, BACKWARD, FORWARD, WEIGHT_BYTES, local_parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,21 +27,6 @@ ELEMENTWISE_BACKWARD = 1.7
 """Backward over forward bytes of norms, additions and activations, counted from their formulas (SwiGLU 10 f over 6 f, norm 6 h over 4 h)."""
 CAST_BYTES = 4.0
 """Bytes per value quantized for a narrow product: 16 bits read, 8 bits written along rows and again along columns."""
-MASTER_BYTES = {
-    "bf16-mixed": 4.0,
-    "fp16-mixed": 4.0,
-    "fp8-mixed": 4.0,
-    "fp4-mixed": 4.0,
-    "bf16-autocast": 0.0,
-    "bf16": 0.0,
-    "fp32": 0.0,
-}
-MOMENT_BYTES = {
-    "adamw": 8.0, "adamw-8bit": 2.0, "adamw-4bit": 1.0, "adamw-bf16": 4.0, "sgd": 0.0, "sgd-momentum": 4.0, "lion": 4.0, "adafactor": 0.0,
-    "muon": 4.0, "galore": 2.0, "galore-8bit": 0.5,
-}  # fmt: skip
-"""Bytes of optimizer moments per parameter that a step reads and writes. Sources: update rules; torchao optim README for 8 and 4 bits;
-GaLore (arXiv 2403.03507) with a rank a quarter of the width."""
 KERNEL_PASSES = {"fused": 1.0, "foreach": 2.5, "loop": 2.5}
 """Memory passes of an optimizer step over the fused kernel's one: foreach AdamW runs about a dozen list operations (torch.optim)."""
 NEWTON_SCHULZ_STEPS = 5
@@ -136,14 +122,8 @@ def optimizer_work(table: OpTable, job: Job) -> tuple[Array, Array]:
     own = (size.dense + size.vocabulary) / group + size.experts / expert_group
     if work.trainable != "full":
         own = job.rank * sum(adapted_widths(table, work.lora_targets)) / (job.tp * job.pp * group)
-    narrow = work.precision == "bf16"
-    states = MASTER_BYTES[work.precision] + MOMENT_BYTES[work.optimizer] / (2.0 if narrow else 1.0)
-    gradient, weight = (
-        4.0 if work.gradients == "fp32" else 2.0,
-        4.0 if work.precision in {"fp32", "bf16-autocast"} else 2.0,
-    )
     kernel = "foreach" if work.optimizer_kernel == "auto" else work.optimizer_kernel
-    moved = own * (2 * states * KERNEL_PASSES[kernel] + 3 * gradient + 2 * weight)
+    moved = own * (2 * touched_bytes(work) * KERNEL_PASSES[kernel] + 3 * gradient_bytes(work) + 2 * weight_bytes(work))
     flops = 10.0 * own
     if work.optimizer == "muon":
         p = table.products

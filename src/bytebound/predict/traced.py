@@ -10,7 +10,7 @@ from bytebound.documents.trace_estimate import TracedPhase, TracedSeconds, Trace
 from bytebound.documents.values import Provenance
 from bytebound.facts.machines import find_machine
 from bytebound.facts.reserves import find_reserve, held_back_bytes
-from bytebound.ledger.traced import PRODUCTS, on_device, traced_ledger, unfused_bytes
+from bytebound.ledger.traced import model_flops, on_device, traced_ledger, unfused_bytes
 from bytebound.predict.attained import attained
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.roofline import TIME_RESOURCES, lay_on, rates, row_bounds
@@ -66,13 +66,13 @@ def estimate_trace(
     usable = device.memory_bytes.value - held_back_bytes(device)
     peak = trace.peak.held.total
     fits = peak + reserve <= usable
-    model_flops = sum(op.flops for op in ops if op.kind in PRODUCTS)
+    counted = model_flops(trace)
     fastest = _peak_rate(high_ledger.flops * high_ledger.repeat, rates(high_ledger, ceilings))
     planned = None if plan is None else replace(plan_trace(trace, found, plan, fastest, named), assumed=assumed)
     return TraceEstimate(
         trace=trace, machine=found.name, peak_bytes=peak, reserve_bytes=reserve, usable_bytes=usable, fits=fits,
         low_s=low_s, high_s=high_s, floor_s=float(low.floor_s[0]),
-        mfu_low=model_flops / fastest / high_s, mfu_high=model_flops / fastest / low_s,
+        mfu_low=counted / fastest / high_s, mfu_high=counted / fastest / low_s,
         verdict=_spent_on(high) if fits else "capacity",
         phases=phases,
         operators=_operators(trace, ops, high_ledger_bounds=row_bounds(high_ledger, ceilings), low=low, high=high),

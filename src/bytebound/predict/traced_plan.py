@@ -16,11 +16,12 @@ import numpy as np
 from bytebound.documents.trace_estimate import DividedOp, Exchanged, TracedPlan
 from bytebound.documents.training import TIME_PARTS, TrainingMemory
 from bytebound.errors import RequestError
+from bytebound.facts.reserves import held_back_bytes
 from bytebound.ledger import training_plan
 from bytebound.ledger.sharded import deal, held
 from bytebound.ledger.sharded_rows import check_divided, divide, divided_ledger
 from bytebound.ledger.table import compile_table
-from bytebound.ledger.traced import PRODUCTS, on_device, unfused_bytes
+from bytebound.ledger.traced import PRODUCTS, model_flops, on_device, unfused_bytes
 from bytebound.ledger.training_memory import reserved
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.train_answers import ENGINE, RESOURCE
@@ -172,10 +173,10 @@ def plan_trace(
     job = high_ledger.job
     microbatches, devices = float(job.microbatches[0]), int(job.devices[0])
     samples = float(np.asarray(work.global_batch))
-    flops = sum(op.flops for op in trace.operators if op.kind in PRODUCTS) * float(device.plan.samples[0])
+    flops = model_flops(trace) * float(device.plan.samples[0])
     used = flops * microbatches * float(job.dp[0]) / (peak_flop_per_s * devices)
     found = held(device)
-    memory = _memory(found, work, float(ceilings.memory_bytes))
+    memory = _memory(found, work, float(ceilings.memory_bytes) - held_back_bytes(machine.device))
     spent: dict[str, float] = {}
     for part, resource in RESOURCE.items():
         spent[resource] = spent.get(resource, 0.0) + float(high[part][0])

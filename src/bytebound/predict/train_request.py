@@ -73,7 +73,9 @@ def check_precision(work: Train, device: Device) -> None:
     narrow, known = work.precision.removesuffix("-mixed"), device.flop_per_s
     if narrow in {"fp8", "fp4"} and narrow not in known:
         wider = "fp8-mixed" if "fp8" in known else "bf16-mixed" if "bf16" in known else "fp16-mixed"
-        raise RequestError(f"{device.id} has no {narrow} matrix rate", place="precision", mend=f"set precision to {wider}")
+        raise RequestError(
+            f"{device.id} has no {narrow} matrix rate", place="precision", mend=f"set precision to {wider}"
+        )
 
 
 def _number(value: Any) -> Any:

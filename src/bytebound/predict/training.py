@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.documents.training import CONVENTIONS
+from bytebound.facts.reserves import held_back_bytes
 from bytebound.ledger.ledger import MATH
 from bytebound.ledger.training import train_ledger
 from bytebound.ledger.training_job import lay_out
@@ -162,7 +163,7 @@ def train_time(setting: Setting, work: Train, fitted: Mapping[Key, Offset] | Non
     passes = 3.0 if job.work.trainable == "full" else 2.0  # frozen weights have no gradient
     counted = {name: passes * ledger.flops.under(name) * replicas for name in CONVENTIONS}
     again = ledger.flops.again * replicas
-    held = training_memory(setting.table, job.work, device_bytes=c.memory_bytes)
+    held = training_memory(setting.table, job.work, device_bytes=c.memory_bytes - held_back_bytes(device))
     return TrainingTime(
         ledger=ledger, held=held, usable_bytes=held.usable_bytes, step_s=step, parts={name: shaped(value) for name, value in parts.items()},
         model_flops=shaped(counted["causal"]), hardware_flops=shaped(counted["causal"] + again),

@@ -187,14 +187,14 @@ def _tensors(guess: Extrapolation, whole: Whole, best: Mapping[str, int], counte
 
 def _operators(guess: Extrapolation) -> tuple[TracedOp, ...]:
     rows = []
-    for (name, kind, phase, module, stack, math, known), row in guess.sums().items():
+    for (name, kind, phase, module, stack, math, known, again), row in guess.sums().items():
         calls, flops, read, written, fused, weights = map(float, row)
         if calls > 0:
             rows.append(
                 TracedOp(
                     name=name, kind=kind if known else "elementwise", phase=cast("Phase", phase), module=module, stack=stack,
                     math=math, calls=calls, flops=flops, read_bytes=read, written_bytes=written, fused_bytes=fused,
-                    weight_bytes=weights, known=known,
+                    weight_bytes=weights, known=known, again=again,
                 )
             )  # fmt: skip
     return tuple(rows)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from bytebound.trace.recording import Event, Recording
     from bytebound.trace.stacks import Layer
 
-OperatorKey = tuple[str, str, str, str, str, str, bool]
-"""name, kind, phase, module, stack, math, known."""
+OperatorKey = tuple[str, str, str, str, str, str, bool, bool]
+"""name, kind, phase, module, stack, math, known, again."""
 TensorKey = tuple[str, str, str, str, str, tuple[int, ...], str, int, bool]
 """role, name, module, stack, op, shape, dtype, bytes, trainable."""
 
@@ -137,7 +137,7 @@ def _sums(
         layer = where[event.module]
         key = (
             event.op, event.kind, event.phase, starred(event.module, layer), layer.kind if layer else "", event.math,
-            event.kind != "unknown",
+            event.kind != "unknown", event.again,
         )  # fmt: skip
         read = sum(size for _, size in event.reads)
         written = sum(size for _, size in event.writes)

@@ -31,7 +31,10 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One call of an operator. ``reads`` and ``writes``: (storage, bytes) of every operand; ``instance`` counts phases."""
+    """One call of an operator. ``reads`` and ``writes``: (storage, bytes) of every operand; ``instance`` counts phases.
+
+    ``again``: a checkpointed layer computes it a second time.
+    """
 
     op: str
     kind: str
@@ -39,6 +42,7 @@ class Event:
     instance: int
     module: str
     math: str
+    again: bool
     flops: float
     reads: tuple[tuple[int, float], ...]
     writes: tuple[tuple[int, float], ...]

@@ -255,6 +255,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
                 instance=self.instance,
                 module=module,
                 math=str(inputs[0][1].dtype).removeprefix("torch.") if known.kind in PRODUCTS and inputs else "",
+                again=self.phase == "backward" and torch.is_grad_enabled(),
                 flops=_flops(known, args, kwargs, out, inputs=inputs, outputs=outputs, writes=writes),
                 reads=tuple(reads.items()),
                 writes=tuple(writes.items()),
