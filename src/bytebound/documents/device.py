@@ -68,7 +68,10 @@ class Device(BaseModel):
 
 
 class Machine(BaseModel):
-    """``nodes`` nodes of ``per_node`` devices of one kind, and what a device costs per hour (None: unknown)."""
+    """``nodes`` nodes of ``per_node`` devices of one kind, and what a device costs per hour (None: unknown).
+
+    ``asked`` is how it was written where that is not its name: the path of a machine file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,6 +80,7 @@ class Machine(BaseModel):
     per_node: int = Field(default=1, ge=1, le=100_000)
     nodes: int = Field(default=1, ge=1, le=1_000_000)
     usd_per_device_hour: Figure | None = None
+    asked: str = ""
 
     @property
     def devices(self) -> int:

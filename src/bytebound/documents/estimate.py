@@ -36,11 +36,12 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """Which machine, and how many devices the work uses of how many there are."""
+    """Which machine, and how many devices the work uses of how many there are; ``asked`` as it was written, where that is not its name."""
 
     name: str
     devices: Number
     used: Number
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ def find_machine(text: str | os.PathLike[str], catalogue: str | Path | None = No
     per_node = found.per_node if per_node is None else per_node
     return Machine(
         name=text.strip() if not is_file_name(name) else found.name or found.device.name,
+        asked=text.strip() if is_file_name(name) else "",
         device=found.device,
         per_node=per_node or 1,
         nodes=nodes or 1,

@@ -27,6 +27,13 @@ HELD_BACK_BYTES = 5e8
 """What the driver of an NVIDIA or AMD GPU keeps where nobody has printed it; 0.3 to 0.7 GB in ``memory_visible.csv``."""
 
 
+HOST_LIBRARIES_BYTES = 4e8
+HOST_HEAP_SHARE = 0.3
+"""What a training process takes on a processor beside its tensors: PyTorch, transformers and a tokenizer before any weight, and freed
+blocks that the C library cannot give back. Source: measured with glibc 2.36 and PyTorch 2.13 on three scripts (2026-11-21): 0.27 to
+1.25 GiB beside peaks of 0.75, 2.2 and 3.4 GiB; the share was 0 to 0.4."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reserve:
     """What one engine, in a range of versions, keeps beside weights and KV cache.
@@ -123,6 +130,15 @@ def held_back_bytes(device: Device) -> float:
         return max(device.memory_bytes.value - _visible()[device.id], 0.0)
     exact = device.memory_bytes.how == "measured" or device.memory_bytes.value % 2**20 != 0.0
     return 0.0 if exact or device.kind != "gpu" or device.vendor not in {"NVIDIA", "AMD"} else HELD_BACK_BYTES
+
+
+def host_process_bytes(allocated: float) -> Figure:
+    """Return what a PyTorch process on a processor takes beside ``allocated`` bytes of tensors at their peak."""
+    value = HOST_LIBRARIES_BYTES + HOST_HEAP_SHARE * allocated
+    return Figure(
+        value=value, low=HOST_LIBRARIES_BYTES * 0.7, high=HOST_LIBRARIES_BYTES + 0.4 * allocated, unit="B", how="assumed",
+        source="three scripts measured under glibc and PyTorch 2.13 (facts/reserves.py)", when="2026-11-21",
+    )  # fmt: skip
 
 
 def _order(version: str) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ SHAPE_WORDS = re.compile(
 """Words, between underscores, of keys that may change a shape."""
 
 _NAMES = """
-_attn_implementation _attn_implementation_internal _commit_hash _flash_attn_2_enabled _from_auto _name_or_path
+_attn_implementation _attn_implementation_internal _commit_hash _flash_attn_2_enabled _from_auto _name_or_path _model_name_or_path
 _remove_final_layer_norm _vllm_attn activation activation_function activation_sparsity_pattern add_bos_token
 add_eos_token add_prefix_space alibi_bias_max alt_dtype altup_active_idx altup_coef_clip apply_query_key_layer_scaling
 apply_residual_connection_post_layernorm apply_residual_multiplier architectures attention_bias_dropout

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bytebound.documents.work import Train
     from bytebound.engines.watching.command import Ran
 
+LOOKED_AT = 3
+"""The step whose allocations are watched, the one before it included, unless the model is compiled."""
 CUDA_BLOCK = 512
 """Bytes that PyTorch's CUDA allocator rounds blocks up to. Source: kMinBlockSize in c10/cuda/CUDACachingAllocator."""
 DISTURBING = 0.02
@@ -115,6 +117,8 @@ def unseen(rank: WatchedRank) -> str:
     """Return why a process has steps and no fullest moment."""
     if rank.troubles:
         return rank.troubles[0]
+    if rank.steps > LOOKED_AT:
+        return "no step was looked at closely: --steps 0, or too few of them once a model was compiled"
     return f"only {rank.steps} optimizer steps were taken: the allocator is watched from the second to the third"
 
 

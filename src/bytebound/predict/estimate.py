@@ -213,7 +213,7 @@ def estimate_on(setting: Setting, work: Serve) -> Estimate:
     prediction = setting.run(work) if not shape else None
     return Estimate(
         model=model_facts(setting, work),
-        machine=MachineFacts(setting.machine.name, setting.machine.devices, _scalar(devices, shape)),
+        machine=MachineFacts(setting.machine.name, setting.machine.devices, _scalar(devices, shape), setting.machine.asked),
         work=understood(setting, work),
         ttft_s=_interval(out("ttft_s"), wide["ttft_s"], out("prefill.floor_s")),
         tpot_s=_interval(out("tpot_s"), wide["tpot_s"], floor if setting.table.kind == "decoder" and not np.any(work.draft_tokens) else None),

@@ -9,7 +9,7 @@ from bytebound.documents.trace import PHASES
 from bytebound.documents.trace_estimate import TracedPhase, TracedSeconds, TraceEstimate
 from bytebound.documents.values import Provenance
 from bytebound.facts.machines import find_machine
-from bytebound.facts.reserves import find_reserve, held_back_bytes
+from bytebound.facts.reserves import find_reserve, held_back_bytes, host_process_bytes
 from bytebound.ledger.traced import model_flops, on_device, traced_ledger, unfused_bytes
 from bytebound.predict.attained import attained
 from bytebound.predict.ceilings import ceilings_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bytebound.documents.device import Device, Machine
+    from bytebound.documents.device import Device, Figure, Machine
     from bytebound.documents.trace import Trace, TracedOp
     from bytebound.documents.work import Train
     from bytebound.predict.roofline import Ceilings, Timing
@@ -62,9 +62,10 @@ def estimate_trace(
     high, low = lay_on(high_ledger, ceilings, launch_s=launch_s), lay_on(low_ledger, ceilings)
     phases = tuple(_phase(trace, phase, ceilings, launch_s) for phase in PHASES if any(op.phase == phase for op in ops))
     low_s, high_s = sum(phase.low_s for phase in phases), sum(phase.high_s for phase in phases)
-    reserve = find_reserve(EAGER).context.value
-    usable = device.memory_bytes.value - held_back_bytes(device)
     peak = trace.peak.held.total
+    beside = host_process_bytes(peak) if device.kind == "cpu" else find_reserve(EAGER).context
+    reserve = beside.value
+    usable = device.memory_bytes.value - held_back_bytes(device)
     fits = peak + reserve <= usable
     counted = model_flops(trace)
     fastest = _peak_rate(high_ledger.flops * high_ledger.repeat, rates(high_ledger, ceilings))
@@ -76,7 +77,7 @@ def estimate_trace(
         verdict=_spent_on(high) if fits else "capacity",
         phases=phases,
         operators=_operators(trace, ops, high_ledger_bounds=row_bounds(high_ledger, ceilings), low=low, high=high),
-        provenance=_provenance(device), notes=_notes(trace, 1 if planned else found.devices, ops),
+        provenance=_provenance(device, beside), notes=_notes(trace, 1 if planned else found.devices, ops),
         plan=planned,
     )  # fmt: skip
 
@@ -131,13 +132,13 @@ def _peak_rate(flops: NDArray[Any], rate: NDArray[Any]) -> float:
     return float(flops.sum() / (flops / rate).sum())
 
 
-def _provenance(device: Device) -> tuple[Provenance, ...]:
+def _provenance(device: Device, beside: Figure) -> tuple[Provenance, ...]:
     return (
         Provenance("FLOPs, bytes and memory", "derived", "the program's own operators, run on tensors without values"),
         Provenance("memory capacity", device.memory_bytes.how, device.memory_bytes.source),
         Provenance("memory bandwidth", device.memory_bytes_per_s.how, device.memory_bytes_per_s.source),
         Provenance("attained shares and floors", "calibrated", f"offsets of {EAGER} (docs/accuracy.md): PyTorch, one operator at a time"),
-        Provenance("reserve", find_reserve(EAGER).context.how, find_reserve(EAGER).context.source),
+        Provenance("reserve", beside.how, beside.source),
     )  # fmt: skip
 
 

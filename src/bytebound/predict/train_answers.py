@@ -127,7 +127,7 @@ def train_on(setting: Setting, work: Train, assumed: tuple[str, ...] = ()) -> Tr
     wide_j = np.exp(np.hypot(np.log(spread), math.log(setting.evidence.energy_spread)))
     return TrainEstimate(
         model=model_facts(setting, Serve()),
-        machine=MachineFacts(setting.machine.name, setting.machine.devices, out(devices) if shape else int(devices)),
+        machine=MachineFacts(setting.machine.name, setting.machine.devices, out(devices) if shape else int(devices), setting.machine.asked),
         work=understood(work),
         step_s=around(timed.step_s * blank),
         tokens_per_s=around(rate),

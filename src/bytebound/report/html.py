@@ -109,7 +109,9 @@ def estimate_html(estimate: Estimate) -> str:
         question=title_of(estimate),
         tiles=estimate_tiles(estimate),
         phases=phases,
-        command=" ".join([f"bytebound estimate {name} --on {quoted(machine)}", *flags]),
+        command=" ".join(
+            [f"bytebound estimate {name} --on {quoted(words.clean(estimate.machine.asked) or machine)}", *flags]
+        ),
     )
 
 

@@ -192,7 +192,12 @@ def _basis(estimate: Estimate) -> list[RenderableType]:
     lines = [("basis", f"{counted or 'nothing stated'}; ranges should hold the truth {level} of the time")]
     lines += [("unknown", f"{clean(key)}: {clean(why)}") for key, why in estimate.missing.items()]
     named = clean(estimate.model.asked or estimate.model.name)
-    lines += [("next", f"bytebound explain {quoted(named)} --on {quoted(clean(estimate.machine.name))}")]
+    lines += [
+        (
+            "next",
+            f"bytebound explain {quoted(named)} --on {quoted(clean(estimate.machine.asked or estimate.machine.name))}",
+        )
+    ]
     return [*_notes(estimate), labelled(lines, style="dim")]
 
 

@@ -254,7 +254,9 @@ def command_of(estimate: TrainEstimate, change: Change | None = None) -> str:
     }
     flags = " ".join(f"--{name.replace('_', '-')} {_plain(value)}" for name, value in stated.items())
     model = clean(estimate.model.asked or estimate.model.name)
-    return f"bytebound train {quoted(model)} --on {quoted(clean(estimate.machine.name))} {flags}"
+    return (
+        f"bytebound train {quoted(model)} --on {quoted(clean(estimate.machine.asked or estimate.machine.name))} {flags}"
+    )
 
 
 DEFAULTS = {

@@ -27,6 +27,8 @@ PLAIN_FILL = dict(zip(CATEGORIES, "#%=-.", strict=True))
 """One sign for each category, so that the bar reads without colour."""
 BAR = 60
 SHOWN_RANKS = 8
+NEGLIGIBLE = 1e-3
+"""Share of the whole below which a part's difference is shown in bytes."""
 
 
 def watched_text(watched: Watched, page: Page) -> str:
@@ -38,7 +40,7 @@ def watched_text(watched: Watched, page: Page) -> str:
     if rank.peak is not None:
         parts += [
             Text(""),
-            _table(rank.peak.held, watched.predictions),
+            _table(rank.peak.held, rank.peak.phase, watched.predictions),
             Text(""),
             *_bars(rank.peak.held, watched.predictions, page),
         ]
@@ -100,7 +102,15 @@ def off_words(error: float | None) -> str:
     return f"{'+' if error > 0 else '−'}{shown} %"
 
 
-def _table(held: Held, predictions: Sequence[WatchedPrediction]) -> RenderableType:
+def beside_words(held: Held, prediction: WatchedPrediction, part: str) -> str:
+    """Return how far a prediction of one part was off: a share, or bytes where next to nothing was measured."""
+    seen, said = getattr(held, part), getattr(prediction.held, part)
+    if seen < NEGLIGIBLE * held.total and seen != said:
+        return f"{'+' if said > seen else '−'}{quantity(abs(said - seen), 'B')}"
+    return off_words(prediction.error(held, part))
+
+
+def _table(held: Held, phase: str, predictions: Sequence[WatchedPrediction]) -> RenderableType:
     """Return each category measured and predicted, with the difference."""
     columns = [("at the peak", "!"), ("measured", "r!")]
     for prediction in predictions:
@@ -109,8 +119,11 @@ def _table(held: Held, predictions: Sequence[WatchedPrediction]) -> RenderableTy
     for part in PARTS:
         row = [part, quantity(getattr(held, part), "B")]
         for prediction in predictions:
-            row += [quantity(getattr(prediction.held, part), "B"), off_words(prediction.error(held, part))]
+            row += [quantity(getattr(prediction.held, part), "B"), beside_words(held, prediction, part)]
         rows.append(row)
+    if any(prediction.phase and prediction.phase != phase for prediction in predictions):
+        sides = (side for prediction in predictions for side in (prediction.phase, ""))
+        rows.append(["in", phase, *map(clean, sides)])
     return grid(*columns, rows=rows, indent=2)
 
 
@@ -140,7 +153,7 @@ def _bars(held: Held, predictions: Sequence[WatchedPrediction], page: Page) -> l
 def _facts(watched: Watched, rank: WatchedRank) -> RenderableType:
     states = rank.states
     between = ""
-    if states is not None:
+    if states is not None and states.total > 0:
         parts = ((name, getattr(states, name)) for name in ("parameters", "gradients", "optimizer"))
         between = ", ".join(f"{name} {quantity(value, 'B')}" for name, value in parts)
     rows = [
