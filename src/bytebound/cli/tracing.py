@@ -149,6 +149,7 @@ def trace(
         kind="forward" if forward else "training",
         limit_s=limit,
         allow=permissions,
+        on="cpu" if machine is not None and machine.device.kind == "cpu" else "gpu",
     )
     estimate: TraceEstimate | None = None
     if machine is not None:

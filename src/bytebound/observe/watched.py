@@ -119,7 +119,8 @@ def unseen(rank: WatchedRank) -> str:
         return rank.troubles[0]
     if rank.steps > LOOKED_AT:
         return "no step was looked at closely: --steps 0, or too few of them once a model was compiled"
-    return f"only {rank.steps} optimizer steps were taken: the allocator is watched from the second to the third"
+    taken = "one optimizer step was" if rank.steps == 1 else f"{rank.steps} optimizer steps were"
+    return f"only {taken} taken: the allocator is watched from the second to the third"
 
 
 def remarks(watched: Watched, rank: WatchedRank) -> list[str]:

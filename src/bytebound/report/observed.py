@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bytebound.report.readings import called, plain_number
+from bytebound.report.validation_words import count
 from bytebound.report.words import clean, first, interval, matrix_unit, percent, quantity, span_of, tokens_rate
 from bytebound.units import show_time, significant
 
@@ -129,7 +130,7 @@ def spread_words(spread: Spread | None, show: Callable[[float], str] = show_time
         return "–"
     ends, middle = interval_words(spread, show), show(spread.median)
     around = "" if ends == middle else f" ({ends})"
-    return f"{middle}{around}, best {show(spread.best)}, {spread.samples} samples"
+    return f"{middle}{around}, best {show(spread.best)}, {count(spread.samples, 'sample')}"
 
 
 def interval_words(spread: Spread, show: Callable[[float], str] = show_time) -> str:

@@ -10,6 +10,7 @@ from bytebound.documents.trace import CATEGORIES
 from bytebound.documents.watched import PARTS
 from bytebound.report.observed import spread_words
 from bytebound.report.page import draw, grid, heading, labelled
+from bytebound.report.validation_words import count
 from bytebound.report.words import clean, interval, moment, quantity, tokens_rate
 from bytebound.units import show_time
 
@@ -176,7 +177,7 @@ def _facts(watched: Watched, rank: WatchedRank) -> RenderableType:
 
 def _step_words(watched: Watched, rank: WatchedRank) -> str:
     if rank.timed is None:
-        return f"not timed: {rank.steps} steps are too few to leave out warm-up and the closely seen ones"
+        return f"not timed: {count(rank.steps, 'step')} cannot leave out warm-up and the closely seen ones"
     said = spread_words(rank.timed)
     predicted = next((p.step_s for p in watched.predictions if p.step_s is not None), None)
     if predicted is None:

@@ -87,7 +87,7 @@ def _outlive_nobody(parent: int) -> None:
 def _kernels(on: str) -> Literal["gpu", "cpu"]:
     import torch  # noqa: PLC0415 - loaded by now
 
-    return "cpu" if on == "here" and not torch.accelerator.is_available() else "gpu"
+    return "cpu" if on == "cpu" or (on == "here" and not torch.accelerator.is_available()) else "gpu"
 
 
 def audit_saving() -> None:

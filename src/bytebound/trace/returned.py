@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
 
 import torch
+from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -193,10 +194,15 @@ def _alive(kind: type, earlier: Sequence[object]) -> tuple[Any, ...]:
 
 
 def _alive_models(earlier: Sequence[object]) -> tuple[Any, ...]:
-    """Return every module that is alive and inside no other."""
+    """Return every module that is alive, inside no other, and of tensors of the mode at work: an embedding process may hold others."""
     modules = _alive(torch.nn.Module, earlier)
     inner = {id(child) for module in _alive(torch.nn.Module, ()) for child in module.children()}
-    return tuple(module for module in modules if id(module) not in inner)
+    return tuple(module for module in modules if id(module) not in inner and _traced_here(module))
+
+
+def _traced_here(module: torch.nn.Module) -> bool:
+    mode = active_fake_mode()
+    return mode is None or all(getattr(part, "fake_mode", mode) is mode for part in module.parameters())
 
 
 def _module_step(model: Any, inputs: Any, optimizers: tuple[Any, ...], kind: Kind) -> Step:

@@ -135,7 +135,7 @@ def _may_bind(tree: ast.Module, name: str) -> bool:
 
 def trace_script(
     target: str, *, kind: str = "training", limit_s: float = LIMIT_S, memory_bytes: float | None = None,
-    allow: Collection[str] = (), on: Literal["gpu", "here"] = "gpu",
+    allow: Collection[str] = (), on: Literal["gpu", "cpu", "here"] = "gpu",
 ) -> Trace:  # fmt: skip
     """Return the trace of what ``FILE.py:function`` returns or does (see ``returned``), run in a guarded process.
 
@@ -145,7 +145,7 @@ def trace_script(
         limit_s: seconds after which the process is killed.
         memory_bytes: resident memory at which it is killed; None: 80 % of what is free.
         allow: any of ``write``, ``network``, ``process``: what the code may do besides computing.
-        on: ``here``: with the kernels of a CPU where this machine has nothing else; ``gpu``: with a GPU's everywhere.
+        on: ``here``: with the kernels of a CPU where this machine has nothing else; ``gpu``, ``cpu``: with those of one everywhere.
 
     Raises:
         DocumentError, UnknownNameError, RequestError: there is no such function, or it cannot be traced; with the last lines

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def trace_target(
     target: str, work: Train | None = None, *, kind: Literal["training", "forward"] = "training", limit_s: float = LIMIT_S,
-    allow: Collection[str] = (),
+    allow: Collection[str] = (), on: Literal["gpu", "cpu"] = "gpu",
 ) -> Trace:  # fmt: skip
     """Return what one training step of ``target`` holds, computes and moves, found without weights and without a device.
 
@@ -31,6 +31,7 @@ def trace_target(
         kind: ``forward``: no backward pass and no optimizer; functions only.
         limit_s: seconds a function may take.
         allow: what a function may do besides computing: ``write``, ``network``, ``process``.
+        on: kernels of a GPU or of a CPU, which differ in what optimizers and attention hold for a moment.
 
     Raises:
         RequestError: it cannot be traced (its subclasses say why), or PyTorch is not installed.
@@ -50,7 +51,7 @@ def trace_target(
                 place=target,
                 mend="change the code",
             )
-        return trace_script(target, kind=kind, limit_s=limit_s, allow=allow)
+        return trace_script(target, kind=kind, limit_s=limit_s, allow=allow, on=on)
     with loading():
         from bytebound.trace.hf import trace_model  # noqa: PLC0415 - needs PyTorch
 
@@ -69,6 +70,6 @@ def trace_target(
         found = describe(source)
     if not found.values:
         raise RequestError("a GGUF file has no config to build from", place=target, mend="give the model's config.json")
-    trace: Trace = trace_model(dict(found.values), work or Train(), name=found.architecture.name)
+    trace: Trace = trace_model(dict(found.values), work or Train(), name=found.architecture.name, on=on)
     kept = tuple(note for note in found.notes if not note.startswith("random weights"))
     return replace(trace, notes=(*kept, *trace.notes)) if kept else trace
