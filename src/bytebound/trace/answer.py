@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bytebound.trace.stacks import Layer
 
 MOST_MOMENTS = 600
-"""Moments of a timeline; beyond that the smallest of the local maxima go."""
+"""Moments of a timeline; beyond that every slice of the step keeps its fullest and its emptiest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _besides(best: Mapping[str, int], key: str) -> set[int]:
 
 
 def _turns(guess: Extrapolation, whole: Whole, total: npt.NDArray[np.float64]) -> list[int]:
-    """Moments where memory turns, and those where a phase begins or ends; the highest where there are too many."""
+    """Moments where memory turns, and those where a phase begins or ends; of too many the extremes of every slice of the step."""
     if not len(total):
         return []
     rise = np.sign(np.diff(total))
@@ -166,8 +166,11 @@ def _turns(guess: Extrapolation, whole: Whole, total: npt.NDArray[np.float64]) -
     phases = np.array([guess.base.events[operator].instance for operator in whole.operator])
     edges = np.flatnonzero(np.diff(phases))
     fixed = {0, len(total) - 1, int(np.argmax(total)), *map(int, edges), *map(int, edges + 1)}
-    rest = sorted(turning - fixed, key=lambda moment: -total[moment])
-    return sorted({*fixed, *rest[:MOST_MOMENTS]})
+    rest = np.array(sorted(turning - fixed), dtype=np.int64)
+    if len(rest) > MOST_MOMENTS:
+        slices = np.split(rest, np.flatnonzero(np.diff(rest * (MOST_MOMENTS // 2) // len(total))) + 1)
+        rest = np.concatenate([each[[np.argmin(total[each]), np.argmax(total[each])]] for each in slices])
+    return sorted({*fixed, *map(int, rest)})
 
 
 def _tensors(guess: Extrapolation, whole: Whole, best: Mapping[str, int], counted: Counted) -> tuple[TracedTensor, ...]:
