@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.profiler import ProfilerActivity, profile
 
 from bytebound.trace.run import Step, trace_step
@@ -195,7 +194,9 @@ def alive_bytes() -> int:
     """Return the bytes of every real tensor that is alive, each storage once."""
     storages: dict[int, int] = {}
     for found in gc.get_objects():
-        if issubclass(type(found), torch.Tensor) and found.device.type == "cpu" and not isinstance(found, FakeTensor):
+        if (
+            type(found) in (torch.Tensor, torch.nn.Parameter) and found.device.type == "cpu"
+        ):  # wrappers have no bytes of their own
             storages[found.untyped_storage().data_ptr()] = found.untyped_storage().nbytes()
     return sum(storages.values())
 

@@ -142,7 +142,7 @@ def test_two_steps_are_too_few_for_a_peak_and_say_so():
     rank, _, run = watched(steps=1)
     assert rank.peak is None
     assert rank.states is not None
-    assert "only 1 optimizer steps" in run.watched.missing["memory by category"]
+    assert "only one optimizer step" in run.watched.missing["memory by category"]
 
 
 def test_times_alone():

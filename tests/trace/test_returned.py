@@ -23,8 +23,12 @@ def net() -> nn.Module:
 
 
 def traced(function, kind="training"):
-    gc.collect()  # a process that traces holds nothing but the user's objects; this one holds other tests'
-    return trace_function(function, name=function.__name__, kind=kind, limit_s=60)
+    gc.collect()
+    gc.freeze()  # a process that traces holds nothing but the user's objects; this one holds other tests', which are not looked at now
+    try:
+        return trace_function(function, name=function.__name__, kind=kind, limit_s=60)
+    finally:
+        gc.unfreeze()
 
 
 def scaled():
