@@ -30,7 +30,7 @@ HELD_BACK_BYTES = 5e8
 HOST_LIBRARIES_BYTES = 4e8
 HOST_HEAP_SHARE = 0.3
 """What a training process takes on a processor beside its tensors: PyTorch, transformers and a tokenizer before any weight, and freed
-blocks that the C library cannot give back. Source: measured with glibc 2.36 and PyTorch 2.13 on three scripts (2026-11-21): 0.27 to
+blocks that the C library cannot give back. Source: measured with glibc 2.36 and PyTorch 2.13 on three scripts (2026-11-21): 0.26 to
 1.25 GiB beside peaks of 0.75, 2.2 and 3.4 GiB; the share was 0 to 0.4."""
 
 
