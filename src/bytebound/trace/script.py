@@ -41,6 +41,8 @@ POLL_S = 0.2
 TAIL_LINES, LONGEST_LINE = 12, 300
 MOST_ANSWER_BYTES = 2**28
 MOST_SOURCE_BYTES = 2**24
+_ONE_PARSE = threading.Lock()
+"""CPython 3.11 counts the depth of a syntax tree per interpreter, so two threads that parse at once may fail (gh-106905)."""
 TARGET = re.compile(r"(?P<file>.+\.py)(?::(?P<function>[^/\\]*))?", re.DOTALL)
 LIBRARY_LOG = re.compile(r"[EWIV]\d{4} \d\d:")
 """How lines begin that PyTorch logs about its own traced tensors."""
@@ -94,7 +96,8 @@ def read_target(target: str) -> Target:
                 place=str(file),
                 mend="name the file with the function",
             )
-        tree = ast.parse(text, filename=str(file))
+        with _ONE_PARSE:
+            tree = ast.parse(text, filename=str(file))
     except OSError as error:
         raise DocumentError(
             f"cannot be read: {error.strerror}", place=str(file), mend="give the path of a Python file"
