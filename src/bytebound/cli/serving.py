@@ -34,6 +34,7 @@ class Asked:
     chunk: Annotated[int, Parameter(help="Most prompt tokens per step; 0: the engine's limit.")] = 0
     prefix_hit: Annotated[float, Parameter(help="Share of the prompt found in the prefix cache.")] = 0.0
     offload_hit: Annotated[float, Parameter(help="Share of the prompt whose KV is loaded from host memory.")] = 0.0
+    host_weights: Annotated[float, Parameter(help="Share of the layers' weights streamed from host memory.")] = 0.0
     attention: Annotated[Literal["flash", "eager"], Parameter(help="Whether scores stay on chip.")] = "flash"
     scheduling: Annotated[Literal["continuous", "static"], Parameter(help="Batching.")] = "continuous"
     disaggregated: Annotated[bool, Parameter(negative="", help="Prefill on devices of its own.")] = False

@@ -29,6 +29,8 @@ class Serve:
         chunk: most prompt tokens per step (chunked prefill); 0: the engine's own limit.
         prefix_hit: share of prompt tokens whose KV is already in device memory.
         offload_hit: share of prompt tokens whose KV comes back from host memory over the host link.
+        host_weights: share of the layers' matrices that stays in host memory and crosses the host link in every pass
+            (``--cpu-offload-gb`` of vLLM, ZeRO-Inference, FlexGen).
         attention: ``flash`` keeps scores on chip, ``eager`` writes them to memory.
         scheduling: ``continuous`` mixes prefill of new requests into decoding, ``static`` runs one batch to its end.
         disaggregated: prefill runs on other devices and hands the KV over the scale-out link.
@@ -53,6 +55,7 @@ class Serve:
     chunk: Number = 0
     prefix_hit: Number = 0.0
     offload_hit: Number = 0.0
+    host_weights: Number = 0.0
     attention: Literal["flash", "eager"] = "flash"
     scheduling: Literal["continuous", "static"] = "continuous"
     disaggregated: Flag = False
@@ -77,7 +80,7 @@ class Serve:
         check_range("draft_tokens", self.draft_tokens, 0, 64)
         check_range("images", self.images, 0, 1e6)
         check_range("model_scale", self.model_scale, 1e-6, 1e6)
-        for name in ("prefix_hit", "offload_hit", "acceptance", "draft_cost"):
+        for name in ("prefix_hit", "offload_hit", "host_weights", "acceptance", "draft_cost"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("prefix_hit + offload_hit", np.add(self.prefix_hit, self.offload_hit), 0, 1)
         check_choice("attention", self.attention, ("flash", "eager"))

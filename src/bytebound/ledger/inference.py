@@ -29,7 +29,7 @@ from bytebound.ledger.ledger import (
     Ledger,
     stack,
 )
-from bytebound.ledger.request import expert_plan, kv_share, shard_fraction
+from bytebound.ledger.request import expert_plan, in_layers, kv_share, shard_fraction
 from bytebound.ledger.residence import kv_bytes_per_token
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def product_rows(table: OpTable, r: Request, tokens: Array, passes: Array) -> Le
     n = tokens[p.stream] * p.token_scale[:, None]
     working = n > 0
     is_expert, group_tokens, expert_tp = expert_plan(p, r)
-    body = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
+    body = in_layers(p)
     grown = np.where(body, r.scale, r.width_scale)
     wide = np.where(body, r.width_scale, 1.0)
     degree = np.where(is_expert, expert_tp, r.tp)
@@ -271,6 +271,19 @@ def transfer_row(name: str, pattern: int, payload: Array) -> Ledger:
     return _collective((name,), pattern, one, payload[None, :], group=ones, live=payload > 0, passes=ones)
 
 
+def streamed_weights(table: OpTable, r: Request, products: Ledger) -> list[Ledger]:
+    """Return the row of layers' weights that cross the host link in one pass, none where none stay in host memory.
+
+    They are the bytes ``products`` reads, so of experts only those hit and of a chunked prompt once a chunk. The device reads
+    them again from its own memory once they are there. Nothing hides the crossing: vLLM and accelerate copy a layer, then
+    run it (FlexGen's overlap would take the longer of the two). Source: FlexGen (arXiv 2303.06865) section 3, with no overlap.
+    """
+    if not bool(np.any(r.host_weights > 0)):
+        return []
+    read = np.where(in_layers(table.products), products.weight_bytes * products.repeat, 0.0).sum(axis=0)
+    return [transfer_row("weights from host memory", HOST, read * r.host_weights)]
+
+
 def _collective(
     names: tuple[str, ...], pattern: int, repeat: Array, payload: Array, *, group: Array, live: Array, passes: Array
 ) -> Ledger:
@@ -299,24 +312,28 @@ def decode_ledger(table: OpTable, r: Request) -> Ledger:
         images = r.microbatch * np.maximum(table.main_tokens, 1.0) + zero
         tokens = _tokens(images, r.microbatch + zero, zero, r.microbatch * r.prompt)
         attention = attention_prefill_rows(table, r, tokens, zero, one)
+        products = product_rows(table, r, tokens, one)
         return stack(
             [
-                product_rows(table, r, tokens, one),
+                products,
                 attention,
                 stream_rows(table, r, tokens, r.microbatch, one),
                 *collective_rows(table, r, tokens, one),
+                *streamed_weights(table, r, products),
             ]
         )
     per_step = r.microbatch * (1 + r.draft) + zero
     tokens = _tokens(per_step, per_step, zero, zero)
     context = r.prompt + r.output / 2
     encoder = (table.encoder_tokens or r.prompt) + zero
+    products = product_rows(table, r, tokens, one)
     return stack(
         [
-            product_rows(table, r, tokens, one),
+            products,
             attention_decode_rows(table, r, np.where(table.crosses, r.output / 2 + zero, context), encoder),
             stream_rows(table, r, tokens, r.microbatch, one),
             *collective_rows(table, r, tokens, one),
+            *streamed_weights(table, r, products),
         ]
     )
 
@@ -343,11 +360,13 @@ def prefill_ledger(table: OpTable, r: Request, requests: Array) -> Ledger:
     sequences = np.zeros_like(main) if table.kind == "denoiser" else requests + zero
     cross = np.where(table.crosses & (table.kind == "decoder"), encoder, 0.0)
     tokens = _tokens(main, sequences, encoder, cross)
+    products = product_rows(table, r, tokens, passes)
     parts = [
-        product_rows(table, r, tokens, passes),
+        products,
         attention_prefill_rows(table, r, tokens, past, passes),
         stream_rows(table, r, tokens, requests, passes),
         *collective_rows(table, r, tokens, passes),
+        *streamed_weights(table, r, products),
     ]
     per_token = kv_bytes_per_token(table, r) * r.pp  # every stage moves its part in turn
     if bool(np.any(r.offload_hit > 0)):

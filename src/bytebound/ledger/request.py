@@ -39,6 +39,7 @@ class Request:
     chunk: Array
     prefix_hit: Array
     offload_hit: Array
+    host_weights: Array
     draft: Array
     images: Array
     scale: Array
@@ -87,8 +88,8 @@ def lay_out(table: OpTable, work: Serve, *, dtype: str, engine_chunk: float, pro
     return Request(
         batch=flat(work.batch), prompt=flat(work.prompt), output=flat(work.output), tp=flat(work.tp), pp=flat(work.pp),
         ep=flat(work.ep), dp=flat(work.dp), chunk=np.where(chunk > 0, chunk, engine_chunk),
-        prefix_hit=flat(work.prefix_hit), offload_hit=flat(work.offload_hit), draft=flat(work.draft_tokens),
-        images=flat(work.images), scale=flat(work.model_scale), kv_bits=cache_bits(names(work.kv), dtype),
+        prefix_hit=flat(work.prefix_hit), offload_hit=flat(work.offload_hit), host_weights=flat(work.host_weights),
+        draft=flat(work.draft_tokens), images=flat(work.images), scale=flat(work.model_scale), kv_bits=cache_bits(names(work.kv), dtype),
         weight_bits=weight_bits(table.products, weights), table_bits=table_bits(table.streams, weights),
         math=math_codes(table.products, weights, work.activations), form=form_codes(table.products, weights),
         activation_bytes=float(bits_of(work.activations)) / 8, eager=work.attention == "eager",
@@ -106,6 +107,11 @@ def shard_fraction(shard: NDArray[np.int64], units: Array, degree: Array) -> Arr
         np.isfinite(whole), np.ceil(whole / degree) / np.where(np.isfinite(whole), whole, 1.0), 1.0 / degree
     )
     return np.asarray(np.where((shard == t.REPLICATE)[:, None], 1.0, dealt))
+
+
+def in_layers(p: Products) -> NDArray[np.bool_]:
+    """Return which rows are layers' and not the embedding's or the head's, (rows, 1)."""
+    return np.array([role not in {"head", "embedding"} for role in p.roles], dtype=bool)[:, None]
 
 
 def expert_plan(p: Products, r: Request) -> tuple[Array, Array, Array]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bytebound.ledger import table as t
-from bytebound.ledger.request import expert_plan, kv_share, shard_fraction
+from bytebound.ledger.request import expert_plan, in_layers, kv_share, shard_fraction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,11 +51,12 @@ def kv_bytes_per_sequence(table: OpTable, r: Request, context: Array) -> Array:
 def resident_weight_bytes(table: OpTable, r: Request) -> Array:
     """Return weight bytes the fullest device holds, (requests,): its share of every layer it serves, plus an end.
 
-    With a pipeline the fullest stage holds ⌈layers / pp⌉ layers and either the embedding or the head.
+    With a pipeline the fullest stage holds ⌈layers / pp⌉ layers and either the embedding or the head. Of weights that stay
+    in host memory one layer's at a time are here: vLLM's ``--cpu-offload-gb`` and accelerate copy a layer before it runs.
     """
     p, x = table.products, table.streams
     is_expert, _, expert_tp = expert_plan(p, r)
-    body_rows = np.array([role not in {"head", "embedding"} for role in p.roles])[:, None]
+    body_rows = in_layers(p)
     share = shard_fraction(p.shard, p.units, np.where(is_expert, expert_tp, r.tp))
     held = np.where(is_expert, np.ceil(p.copies[:, None] / r.ep), 1.0)
     each = p.elements[:, None] * r.weight_bits / 8 * share * held * p.repeat[:, None] * (1 - p.tied[:, None])
@@ -69,7 +70,8 @@ def resident_weight_bytes(table: OpTable, r: Request) -> Array:
     ends = np.where(
         r.pp > 1, np.maximum(embedding, np.maximum(head, embedding * (p.tied.max(initial=0) > 0))), embedding + head
     )
-    return np.asarray((matrices + small) * stage + ends)
+    passing = matrices * r.host_weights / table.layers
+    return np.asarray((matrices * (1 - r.host_weights) + small) * stage + passing + ends)
 
 
 HIDDEN_ALIVE = 4

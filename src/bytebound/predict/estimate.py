@@ -79,7 +79,12 @@ class Setting:
         return _chunk(self.engine, self.machine.device)
 
     def answer(self, work: Serve, ceilings: Ceilings | None = None) -> dict[str, Array]:
-        """Return every number for ``work`` as arrays (requests,), corrected where a run of this deployment is known."""
+        """Return every number for ``work`` as arrays (requests,), corrected where a run of this deployment is known.
+
+        Raises:
+            QuantityError: weights shall stay in a host memory that the device has no link to.
+        """
+        check_host(self, work)
         named = answer(
             self.table, work, ceilings or self.ceilings, self.overheads, dtype=self.architecture.dtype,
             engine_chunk=self.chunk,
@@ -89,6 +94,7 @@ class Setting:
 
     def run(self, work: Serve) -> Prediction:
         """Return the full prediction with its ledgers."""
+        check_host(self, work)
         return run(
             self.table, work, self.ceilings, self.overheads, dtype=self.architecture.dtype,
             engine_chunk=self.chunk,
@@ -137,6 +143,16 @@ def settle(
         evidence_of(found.device, chosen.name, model_kind(table), era),
         version=version,
     )
+
+
+def check_host(setting: Setting, work: Serve) -> None:
+    """Raise QuantityError where weights shall stay in host memory and the device states no link to one (unified memory)."""
+    device = setting.machine.device
+    if device.host_bytes_per_s is None and bool(np.any(np.asarray(work.host_weights) > 0)):
+        raise QuantityError(
+            f"{device.id} states no host link, so no weights can stay in host memory",
+            place="host_weights", mend="leave host_weights at 0, or state the link's rate in a machine file",
+        )  # fmt: skip
 
 
 def check_degrees(setting: Setting, work: Serve) -> None:
