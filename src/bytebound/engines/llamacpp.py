@@ -21,7 +21,7 @@ import numpy as np
 from bytebound.errors import DocumentError, QuantityError, RequestError, UnfinishedError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 PACKAGES = {"xllamacpp": "*.so", "llama_cpp": "lib/libllama.*"}
 """Package -> where its shared library lies."""
@@ -134,6 +134,7 @@ def _prepare(handle: Any, package: str) -> Library:
         "llama_batch_free": (None, [_Batch]),
         "llama_decode": (i32, [void, _Batch]),
         "llama_synchronize": (None, [void]),
+        "llama_model_size": (ctypes.c_uint64, [void]),
         "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [void, i32]),
     }
     for name, (result, arguments) in signatures.items():
@@ -172,30 +173,31 @@ class Session:
 
     def fill(self, depth: int, *, past: int = 0) -> None:
         """Put every sequence at ``depth`` tokens (of arbitrary ids), from nothing or from ``past`` tokens that are there."""
-        self._trim(past)
+        self.trim(past)
         for sequence in range(self.sequences):
             for start in range(past, depth, self.micro_batch):
                 count = min(self.micro_batch, depth - start)
-                self._decode([(sequence, start + i) for i in range(count)], every=False)
+                self.decode([(sequence, start + i) for i in range(count)], every=False)
 
     def step(self, depth: int) -> None:
         """Decode one token of every sequence at ``depth``; the depth is then restored, so that steps repeat."""
-        self._decode([(sequence, depth) for sequence in range(self.sequences)], every=True)
-        self._trim(depth)
+        self.decode([(sequence, depth) for sequence in range(self.sequences)], every=True)
+        self.trim(depth)
 
     def prefill(self, tokens: int, past: int = 0) -> None:
         """Pass ``tokens`` new tokens of the first sequence after ``past`` ones; the depth is then restored."""
         for start in range(0, tokens, self.micro_batch):
             count = min(self.micro_batch, tokens - start)
-            self._decode([(0, past + start + i) for i in range(count)], every=False)
-        self._trim(past)
+            self.decode([(0, past + start + i) for i in range(count)], every=False)
+        self.trim(past)
 
     def logits(self) -> np.ndarray[Any, Any]:
         """Return the last token's logits, (vocabulary,)."""
         pointer = self.library.handle.llama_get_logits_ith(self.context, -1)
         return np.ctypeslib.as_array(pointer, (self.vocabulary,)).copy()
 
-    def _trim(self, depth: int) -> None:
+    def trim(self, depth: int) -> None:
+        """Forget every sequence's tokens from ``depth`` on."""
         memory = self.library.handle.llama_get_memory(self.context)
         for sequence in range(self.sequences):
             if not self.library.handle.llama_memory_seq_rm(memory, sequence, depth, -1):
@@ -205,7 +207,8 @@ class Session:
                     mend="observe it behind a llama-server instead",
                 )
 
-    def _decode(self, places: list[tuple[int, int]], *, every: bool) -> None:
+    def decode(self, places: list[tuple[int, int]], *, every: bool, ids: Sequence[int] = ()) -> None:
+        """Pass one token for each (sequence, position), of the given ``ids`` or arbitrary; logits of ``every`` one or the last."""
         handle = self.library.handle
         deepest = max(position for _, position in places)
         if deepest >= self.context_tokens + SPARE:  # llama.cpp would end the process
@@ -217,7 +220,8 @@ class Session:
         batch = handle.llama_batch_init(len(places), 0, 1)
         try:
             for i, (sequence, position) in enumerate(places):
-                batch.token[i] = (7919 * (position + 1) + 104729 * sequence) % self.vocabulary
+                any_id = (7919 * (position + 1) + 104729 * sequence) % self.vocabulary
+                batch.token[i] = ids[i] if ids else any_id
                 batch.pos[i] = position
                 batch.n_seq_id[i] = 1
                 batch.seq_id[i][0] = sequence

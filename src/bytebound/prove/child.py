@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,16 @@ def answer(engine: Any, asked: dict[str, Any]) -> Any:
         return method(**given)
     for _ in range(int(asked.get("skip", 0))):
         method(**given)
-    return [asdict(sample(lambda: method(**given))) for _ in range(int(asked.get("times", 1)))]
+    seconds: list[float] = []
+
+    def timings() -> None:
+        for _ in range(int(asked.get("times", 1))):
+            start = time.perf_counter()
+            method(**given)
+            seconds.append(time.perf_counter() - start)
+
+    whole = sample(timings)
+    return {"seconds": seconds, "whole": asdict(whole)}
 
 
 def in_words(error: Exception, adapter: str) -> ByteboundError:

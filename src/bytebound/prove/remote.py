@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -29,23 +30,32 @@ _END = ""
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Timings taken one after another [s], and how the machine was used during all of them."""
+
+    seconds: tuple[float, ...]
+    whole: Sample
+
+
+@dataclass(frozen=True, slots=True)
 class Remote:
     """An open engine in a child process."""
 
     process: subprocess.Popen[str]
+    requests: IO[str]
     replies: queue.Queue[str]
     said: IO[bytes]
     name: str
     wait_s: float
 
-    def time(self, what: str, arguments: dict[str, Any], *, skip: int = 1, times: int = 1) -> list[Sample]:
+    def time(self, what: str, arguments: dict[str, Any], *, skip: int = 1, times: int = 1) -> Turn:
         """Return ``times`` timings of a method, after ``skip`` that do not count.
 
         Raises:
             ByteboundError: what the engine raised. UnfinishedError: it died, or took too long.
         """
         found = self.send({"do": "time", "what": what, "with": arguments, "skip": skip, "times": times})
-        return [Sample(**each) for each in found]
+        return Turn(tuple(found["seconds"]), Sample(**found["whole"]))
 
     def ask(self, what: str, **arguments: Any) -> Any:
         """Return what a method of the engine returns."""
@@ -53,10 +63,9 @@ class Remote:
 
     def send(self, request: dict[str, Any]) -> Any:
         """Send one request and return what was done."""
-        assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
+            self.requests.write(json.dumps(request) + "\n")
+            self.requests.flush()
             line = self.replies.get(timeout=self.wait_s)
         except queue.Empty:
             self.end()
@@ -89,10 +98,8 @@ class Remote:
     def end(self) -> None:
         """End the child and whatever it started."""
         if os.name == "posix":
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)  # it leads a group of its own
-            except ProcessLookupError:
-                pass
         else:
             self.process.kill()
         self.process.wait()
@@ -130,9 +137,10 @@ def open_engine(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8",
             start_new_session=True, env={**os.environ, **(environment or {})},
         )  # fmt: skip
+        requests, answers = _pipes(process)
         replies: queue.Queue[str] = queue.Queue()
-        remote = Remote(process, replies, said, adapter.rpartition(".")[2], wait_s)
-        reader = threading.Thread(target=_read, args=(process.stdout, replies), daemon=True)
+        remote = Remote(process, requests, replies, said, adapter.rpartition(".")[2], wait_s)
+        reader = threading.Thread(target=_read, args=(answers, replies), daemon=True)
         reader.start()
         try:
             opened = remote.send({"do": "open", "settings": settings})
@@ -140,9 +148,15 @@ def open_engine(
         finally:
             remote.end()
             reader.join()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    _close(pipe)
+            for pipe in (requests, answers):
+                with contextlib.suppress(OSError):  # a dead child's pipe cannot be flushed
+                    pipe.close()
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    if process.stdin is None or process.stdout is None:
+        raise UnfinishedError("no pipes to the engine's process")
+    return process.stdin, process.stdout
 
 
 def _read(pipe: IO[str], replies: queue.Queue[str]) -> None:
@@ -152,10 +166,3 @@ def _read(pipe: IO[str], replies: queue.Queue[str]) -> None:
         replies.put(line if line.endswith("\n") else _END)
         if not line.endswith("\n"):
             return
-
-
-def _close(pipe: IO[str]) -> None:
-    try:
-        pipe.close()
-    except OSError:  # a dead child's pipe cannot be flushed
-        pass

@@ -13,9 +13,9 @@ import numpy as np
 
 from bytebound.documents.proof import Proof
 from bytebound.engines.summary import spread
-from bytebound.errors import ByteboundError, UnfinishedError
+from bytebound.errors import ByteboundError
 from bytebound.measure.canaries import host_canaries
-from bytebound.measure.sampling import Sample, sample
+from bytebound.measure.sampling import sample
 from bytebound.measure.system import read_system
 from bytebound.prove.compare import compared, effect_of, sentence_of, verdict_of
 from bytebound.prove.remote import open_engine
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from bytebound.documents.proof import Compared, Quality
     from bytebound.measure.sampling import Probe
-    from bytebound.prove.remote import Remote
+    from bytebound.prove.remote import Remote, Turn
     from bytebound.prove.trial import Bench, Forecast, Side, Timed, Trial
 
 ROUNDS, LEAST_ROUNDS = 12, 5
@@ -38,7 +38,7 @@ MEMORY_SHARE = 0.9
 class Seen:
     """What a run has collected: samples by metric and side, canaries, and what went wrong."""
 
-    sides: dict[str, tuple[list[list[Sample]], list[list[Sample]]]] = field(default_factory=dict)
+    sides: dict[str, tuple[list[Turn], list[Turn]]] = field(default_factory=dict)
     canaries: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ def _timed(trial: Trial, seen: Seen, forecasts: dict[str, Forecast]) -> list[Com
     found = []
     for timed in trial.timed:
         before, after = (
-            np.array([[s.seconds for s in turn] for turn in side]) / units
+            np.array([turn.seconds for turn in side]) / units
             for side, units in zip(seen.sides[timed.metric], timed.per, strict=True)
         )
         found.append(compared(timed.metric, before, after, forecasts.get(timed.metric)))
@@ -142,8 +142,8 @@ def _counted(
 ) -> list[Compared]:
     found = []
     for counted in trial.counted:
-        if not all(counted.key in side for side in weighed):
-            raise UnfinishedError(f"{trial.engine} does not say its {counted.key} memory", place=trial.lever)
+        if not all(side.get(counted.key) for side in weighed):  # not on this system, or not by this engine
+            continue
         before, after = (np.array([[float(side[counted.key])]]) for side in weighed)
         found.append(compared(counted.metric, before, after, forecasts.get(counted.metric)))
     return found
@@ -162,7 +162,7 @@ def _quality(trial: Trial, say: Callable[[str], None]) -> tuple[Quality | None, 
 
 def _disturbed(seen: Seen) -> float:
     told = [
-        s.disturbed for sides in seen.sides.values() for side in sides for turn in side for s in turn
-        if s.seconds >= SHORTEST_S
+        turn.whole.disturbed for sides in seen.sides.values() for side in sides for turn in side
+        if turn.whole.seconds >= SHORTEST_S
     ]  # fmt: skip
     return sum(told) / max(len(told), 1)
