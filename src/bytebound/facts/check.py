@@ -11,6 +11,7 @@ from bytebound.errors import ByteboundError
 from bytebound.facts.catalogue import built_in
 from bytebound.facts.efficiency import OPERATORS, efficiency, families
 from bytebound.facts.engines import engines
+from bytebound.facts.levers import CARDS, EFFECTS, ENGINES, QUALITY, lever_problems
 from bytebound.facts.prices import purchases
 from bytebound.facts.roadmap import HORIZON, all_events, dram_quarters
 from bytebound.facts.rows import DTYPES, parse_date
@@ -40,8 +41,8 @@ FITTED = {
 }  # fmt: skip
 """Tables that a fit wrote -> their columns of numbers, all in logarithms or log-odds but the count of rows."""
 
-OWN_CHECKS = {"formats.csv", "truth.csv", "training_truth.csv", *FITTED}
-"""Tables with units of their own kind: bits of a format, measured rows, whose reader checks each cell, and what was fitted."""
+OWN_CHECKS = {"formats.csv", "truth.csv", "training_truth.csv", CARDS, ENGINES, QUALITY, EFFECTS, *FITTED}
+"""Tables with units of their own kind: bits of a format, measured rows and levers, whose readers check each cell, and what was fitted."""
 
 BANDWIDTH_BYTES_PER_S = (
     (r"SRAM|wafer", 1e12, 1e17),
@@ -262,5 +263,5 @@ def _is_number(text: str) -> bool:
 
 
 _CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
-    _columns, _rows, _fitted, _devices, _references, _prices, _plans, _shares, _trends,
+    _columns, _rows, _fitted, _devices, _references, _prices, _plans, _shares, _trends, lever_problems,
 )  # fmt: skip
