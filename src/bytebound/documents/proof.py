@@ -38,14 +38,19 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Quality on real text: perplexity before and after, KL divergence [nats per token] and share of equal top tokens."""
+    """Quality of ``model`` on real text: perplexity before and after, KL divergence [nats per token], share of equal top tokens.
 
+    The proof's own model may have random weights; ``model`` here is always a trained one.
+    """
+
+    model: str
     text: str
     tokens: int
     perplexity_before: float
     perplexity_after: float
     kl_divergence: float | None
     top_agreement: float | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

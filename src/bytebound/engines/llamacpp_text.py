@@ -47,7 +47,7 @@ def tokenize(session: Session, text: str) -> list[int]:
         session, "llama_tokenize", ctypes.c_int32,
         [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool, ctypes.c_bool],
     )  # fmt: skip
-    count = call(vocab, raw, len(raw), found, len(found), False, False)  # noqa: FBT003 - the C interface's own
+    count = call(vocab, raw, len(raw), found, len(found), False, False)
     if count < 0:
         raise UnfinishedError("llama.cpp could not tokenize the text", place="llama.cpp")
     return list(found[:count])

@@ -49,14 +49,19 @@ class LlamaCpp:
             )
         )  # fmt: skip
 
-    def prepare(self, depth: int) -> None:
-        """Put every sequence at ``depth`` tokens; with a prompt, put that in instead."""
-        if not self._prompt:
-            self._session.fill(depth)
+    def prepare(self, depth: int, *, keep: bool = False) -> None:
+        """Put every sequence at ``depth`` tokens and, with ``keep``, keep the first one's KV cache in host memory too.
+
+        With a prompt, put that in instead.
+        """
+        if self._prompt:
+            for session in self._sessions():
+                session.trim(0)
+                best(session, self._prompt[:-1], 0, every=False)
             return
-        for session in self._sessions():
-            session.trim(0)
-            best(session, self._prompt[:-1], 0, every=False)
+        self._session.fill(depth)
+        if keep:
+            self._kept = save_state(self._session)
 
     def step(self, depth: int = 0) -> None:
         """Decode one token of every sequence."""
@@ -64,18 +69,13 @@ class LlamaCpp:
 
     def prefill(self, tokens: int, past: int = 0) -> None:
         """Pass ``tokens`` new tokens of one sequence after ``past`` that are there."""
+        self._session.trim(past)
         self._session.prefill(tokens, past)
 
-    def keep(self, depth: int) -> float:
-        """Fill the first sequence to ``depth`` tokens and keep its KV cache in host memory; return its bytes."""
-        self._session.fill(depth)
-        self._kept = save_state(self._session)
-        return float(len(self._kept))
-
     def recall(self, tokens: int, past: int) -> None:
-        """Put the kept cache of ``past`` tokens back and pass the rest of the prompt, ``tokens`` in all."""
+        """Put the kept cache of ``past`` tokens back and pass ``tokens`` new ones."""
         load_state(self._session, self._kept)
-        self._session.prefill(tokens - past, past)
+        self._session.prefill(tokens, past)
 
     def generate(self, tokens: int) -> None:
         """Generate ``tokens`` tokens greedily after the prompt, with the draft going ahead where there is one."""

@@ -16,6 +16,7 @@ import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ from bytebound.observe.shape import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.observation import Spread
@@ -103,25 +104,66 @@ def calibrate(
     for kind, given, known in (("engine to calibrate", engine, ENGINES), ("KV dtype", kv, KV_TYPES)):
         if given not in known:
             raise UnknownNameError(kind, given, known, place="--calibrate")
+    asked = Asked(model, weights, flash, kv, depth)
+    return calibrate_together(
+        (asked,),
+        engine=engine,
+        threads=threads,
+        machine=machine,
+        rounds=rounds,
+        budget_s=budget_s,
+        on_progress=on_progress,
+    )[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one calibration is for. ``tokens``: the longest pass to probe; 1: decoding alone."""
+
+    model: str | Architecture
+    weights: str = "auto"
+    flash: str = "on"
+    kv: str = "fp16"
+    depth: int = 2048
+    tokens: int = 512
+
+
+def calibrate_together(
+    asked: Sequence[Asked], *, engine: str = "llama.cpp", threads: int | None = None, machine: str = "here",
+    rounds: int = 20, budget_s: float = 15.0, on_progress: Callable[[str], None] | None = None,
+) -> tuple[Calibration, ...]:  # fmt: skip
+    """Return a calibration for each of ``asked``, their probes taking turns, so that all saw the same machine.
+
+    Raises:
+        As ``calibrate``.
+    """
     started = time.perf_counter()
     say = on_progress or (lambda _text: None)
-    architecture = read_model(model) if isinstance(model, str) else model
-    target = target_of(compile_table(architecture), weights)
     library = load_llamacpp()
     threads = usable_threads() if threads is None else threads
     with tempfile.TemporaryDirectory(prefix="bytebound-") as folder, ExitStack() as opened:
-        workshop = Workshop(Path(folder), opened, threads, flash, kv, context=max(depth, sum(PAIRS)) + 8)
-        say(f"writing small models in the shape of {architecture.name}")
-        steps, bodies = prepare(workshop, target, depth)
-        filler = workshop.open("filler", filler_shape(target), "fp16")
+        groups = []
+        for nth, each in enumerate(asked):
+            architecture = read_model(each.model) if isinstance(each.model, str) else each.model
+            say(f"writing small models in the shape of {architecture.name}")
+            place = Path(folder) / str(nth)
+            place.mkdir()
+            context = max(each.depth, sum(PAIRS) if each.tokens > 1 else 0) + 8
+            shop = Workshop(place, opened, threads, each.flash, each.kv, context=context)
+            target = target_of(compile_table(architecture), each.weights)
+            steps, bodies = prepare(shop, target, each.depth)
+            groups.append(Group(each, shop, target, steps, bodies, shop.open("filler", filler_shape(target), "fp16")))
         say("timing steps")
-        samples = interleaved(steps, filler, rounds, budget_s)
+        samples = interleaved(groups, rounds, budget_s)
         say("timing passes of many tokens")
-        passes = many_tokens(bodies, samples)
-        pairs = pair_cost(workshop, target)
-    return conclude(
-        target, samples, passes, pairs, bodies,  engine=engine, version=library.version,
-        machine=machine, threads=threads, flash=flash, kv=kv, started=started,
+        passes = many_tokens(groups, samples)
+        pairs = [pair_cost(group.shop, group.target) if group.asked.tokens > 1 else 0.0 for group in groups]
+    return tuple(
+        conclude(
+            group.target, seen, long, pair, group.bodies, engine=engine, version=library.version, machine=machine,
+            threads=threads, flash=group.asked.flash, kv=group.asked.kv, started=started,
+        )
+        for group, seen, long, pair in zip(groups, samples, passes, pairs, strict=True)
     )  # fmt: skip
 
 
@@ -188,34 +230,60 @@ def depths(deepest: int) -> list[int]:
     return [at for at in DEPTHS if at < deepest] + [max(deepest, 1)]
 
 
-def interleaved(steps: list[Step], filler: Session, rounds: int, budget_s: float) -> dict[str, list[Sample]]:
-    """Time every step once per round, each after a step of the filler; the filler's own times are kept as ``filler``."""
-    samples: dict[str, list[Sample]] = {"filler": [], **{step.name: [] for step in steps}}
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The probes of one calibration."""
+
+    asked: Asked
+    shop: Workshop
+    target: Target
+    steps: list[Step]
+    bodies: list[Body]
+    filler: Session
+
+
+def interleaved(groups: Sequence[Group], rounds: int, budget_s: float) -> list[dict[str, list[Sample]]]:
+    """Time every step once per round, each after a step of its filler, whose own times are kept as ``filler``."""
+    samples: list[dict[str, list[Sample]]] = [
+        {"filler": [], **{step.name: [] for step in group.steps}} for group in groups
+    ]
     started = time.perf_counter()
-    for step in steps:
-        step.run()
+    for group in groups:
+        for step in group.steps:
+            step.run()
     for done in range(rounds):
-        if done >= 5 and time.perf_counter() - started > budget_s:
+        if done >= 5 and time.perf_counter() - started > budget_s * len(groups):
             break
-        for step in steps:
-            samples["filler"].append(sample(lambda: filler.step(0)))
-            samples[step.name].append(sample(step.run))
+        for group, seen in zip(groups, samples, strict=True):
+            for step in group.steps:
+                seen["filler"].append(sample(partial(group.filler.step, 0)))
+                seen[step.name].append(sample(step.run))
     return samples
 
 
-def many_tokens(bodies: list[Body], samples: dict[str, list[Sample]]) -> dict[str, list[tuple[int, float]]]:
-    """Return the seconds of passes of 2, 4, 8 … tokens through each body, until one would take too long."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for body in bodies:
-        last = typical(samples[f"body.{body.weights}"])
-        found[body.weights] = []
-        for tokens in TOKENS:
-            if last * 2 > LONGEST_PASS_S:
-                break
-            step = Step("pass", body.session, 0, tokens)
+def many_tokens(
+    groups: Sequence[Group], samples: Sequence[dict[str, list[Sample]]]
+) -> list[dict[str, list[tuple[int, float]]]]:
+    """Return the seconds of passes of 2, 4, 8 … tokens through each body, in turn, until one would take too long."""
+    found: list[dict[str, list[tuple[int, float]]]] = [{body.weights: [] for body in group.bodies} for group in groups]
+    last = {id(body): typical(seen[f"body.{body.weights}"]) for group, seen in zip(groups, samples, strict=True)
+            for body in group.bodies}  # fmt: skip
+    for tokens in TOKENS:
+        short = [
+            (body, passes[body.weights]) for group, passes in zip(groups, found, strict=True) for body in group.bodies
+            if tokens <= group.asked.tokens and last[id(body)] * 2 <= LONGEST_PASS_S
+        ]  # fmt: skip
+        turns = [(Step("pass", body.session, 0, tokens), body, passes) for body, passes in short]
+        for step, _, _ in turns:
             step.run()
-            last = typical([sample(step.run) for _ in range(3 if last < 0.1 else 1)])
-            found[body.weights].append((tokens, last))
+        seconds: dict[int, list[Sample]] = {id(step): [] for step, _, _ in turns}
+        for again in range(3):
+            for step, body, _ in turns:
+                if again == 0 or last[id(body)] < 0.1:
+                    seconds[id(step)].append(sample(step.run))
+        for step, body, passes in turns:
+            last[id(body)] = typical(seconds[id(step)])
+            passes.append((tokens, last[id(body)]))
     return found
 
 

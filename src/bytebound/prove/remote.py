@@ -109,7 +109,7 @@ def raised(error: dict[str, str]) -> ByteboundError:
     """Return the error that a child described."""
     kind = getattr(errors, str(error.get("kind")), None)
     plain = kind if kind in {errors.QuantityError, errors.DocumentError, errors.RequestError} else UnfinishedError
-    return plain(str(error["message"]), place=str(error["place"]), mend=str(error["mend"]))  # type: ignore[no-any-return]
+    return plain(str(error["message"]), place=str(error["place"]), mend=str(error["mend"]))
 
 
 @contextmanager

@@ -103,8 +103,8 @@ def _take_turns(
     until_s: float, say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Time one metric on both sides, round by round."""
-    turns = ((before, timed.before, 0), (after, timed.after, 1))
-    for engine, _, _ in turns:
+    turns = ((before, timed.what, timed.before, 0), (after, timed.what_after or timed.what, timed.after, 1))
+    for engine, _, _, _ in turns:
         if timed.prepare is not None:
             engine.ask("prepare", **timed.prepare)
     sides = seen.sides.setdefault(timed.metric, ([], []))
@@ -116,8 +116,8 @@ def _take_turns(
         say(f"{trial.lever}: {timed.metric}, round {done + 1}")
         for probe in probes:
             seen.canaries.setdefault(probe.name, []).append(probe.amount / max(sample(probe.work).seconds, 1e-9))
-        for engine, arguments, side in turns if done % 2 == 0 else turns[::-1]:
-            sides[side].append(engine.time(timed.what, arguments, skip=timed.skip, times=timed.times))
+        for engine, what, arguments, side in turns if done % 2 == 0 else turns[::-1]:
+            sides[side].append(engine.time(what, arguments, skip=timed.skip, times=timed.times))
 
 
 def _timed(trial: Trial, seen: Seen, forecasts: dict[str, Forecast]) -> list[Compared]:

@@ -31,6 +31,7 @@ class Timed:
     Args:
         metric: one of ``documents.proof.METRICS``.
         what: the engine's method; its arguments on each side are ``before`` and ``after``.
+        what_after: the method on the side with the lever, where it is another one.
         prepare: arguments of the engine's ``prepare``, called once before; None: not called.
         times: timings per turn, after ``skip`` that warm the caches the other side emptied.
         per: units (tokens, say) that one call does, before and after.
@@ -41,6 +42,7 @@ class Timed:
     what: str
     before: dict[str, Any]
     after: dict[str, Any]
+    what_after: str = ""
     prepare: dict[str, Any] | None = None
     times: int = 3
     skip: int = 1

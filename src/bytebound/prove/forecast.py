@@ -1,0 +1,131 @@
+"""Predict a llama.cpp trial before it runs: calibration probes of small models, and the ledger.
+
+Both sides are calibrated together, probe by probe, so that one state of the machine is in both. The probes never include the
+trial's own model; the ledger lays their costs on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bytebound.documents.device import Figure, Machine
+from bytebound.documents.values import Interval, Provenance
+from bytebound.documents.work import Serve
+from bytebound.observe.calibrate import Asked, calibrate_together
+from bytebound.predict.calibrated import calibrated
+from bytebound.predict.estimate import settle
+from bytebound.prove.trial import Forecast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from bytebound.documents.architecture import Architecture
+    from bytebound.documents.calibration import Calibration
+
+ENGINE = "llama.cpp"
+PROBE_ROUNDS, PROBE_S = 15, 8.0
+NO_CEILING = 1e16
+"""Rates so high that no floor touches a calibrated prediction: what the probes took is the measurement."""
+EXACT = 0.01
+"""Relative half-width of a ratio of bytes that are counted, not estimated: alignment and metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One side as the ledger sees it: the model in a weight format, and the work (depth is ``work.prompt``)."""
+
+    model: Architecture
+    weights: str
+    work: Serve
+    flash: str = "on"
+    kv: str = "fp16"
+    tokens: int = 1  # the longest pass to probe
+
+    @property
+    def asked(self) -> Asked:
+        """What to probe for this side."""
+        return Asked(self.model, self.weights, self.flash, self.kv, int(np.max(self.work.prompt)), self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A side's numbers by the names of ``predict.answers.columns``, and how far its times may be out (a factor)."""
+
+    columns: Mapping[str, float]
+    decode_factor: float
+    prefill_factor: float
+    calibration: Calibration
+    case: Case = field(repr=False)
+
+
+def predicted(
+    cases: tuple[Case, ...], machine: Machine, threads: int, say: Callable[[str], None]
+) -> tuple[Predicted, ...]:
+    """Return each side's numbers, from probes taken in turn.
+
+    Raises:
+        ByteboundError: see ``calibrate_together``.
+    """
+    found = calibrate_together(
+        tuple(case.asked for case in cases), threads=threads, rounds=PROBE_ROUNDS, budget_s=PROBE_S, on_progress=say
+    )
+    return tuple(answered(case, calibration, machine) for case, calibration in zip(cases, found, strict=True))
+
+
+def answered(case: Case, calibration: Calibration, machine: Machine) -> Predicted:
+    """Return the ledger's numbers for ``case`` with these costs."""
+    setting = calibrated(settle(case.model, without_ceilings(machine), ENGINE), calibration, case.weights)
+    work = replace(
+        case.work, engine=ENGINE, weights=case.weights, kv=case.kv,
+        attention="eager" if case.flash == "off" else "flash",
+    )  # fmt: skip
+    columns = {name: float(np.ravel(value)[0]) for name, value in setting.answer(work).items()}
+    return Predicted(columns, setting.evidence.tpot_spread, setting.evidence.ttft_spread, calibration, case)
+
+
+def without_ceilings(machine: Machine) -> Machine:
+    """Return ``machine`` with rates that bound nothing."""
+
+    def none(unit: str) -> Figure:
+        return Figure(value=NO_CEILING, unit=unit, how="assumed", source="no ceiling: only calibrated costs count here")
+
+    device = machine.device.model_copy(
+        update={
+            "memory_bytes_per_s": none("B/s"),
+            "flop_per_s": {name: none("FLOP/s") for name in ("fp32", "bf16", "int8", *machine.device.flop_per_s)},
+        }
+    )
+    return machine.model_copy(update={"device": device})
+
+
+def timed(
+    before: Predicted, after: Predicted, name: str, *, per: tuple[float, float] = (1.0, 1.0), how: str = "calibrated"
+) -> Forecast:
+    """Return the forecast of a time, ``name`` of both sides per unit of work."""
+    factor = max(
+        getattr(side, "prefill_factor" if name.startswith("prefill") else "decode_factor") for side in (before, after)
+    )
+    value = after.columns[name] / per[1] / (before.columns[name] / per[0])
+    return Forecast(Interval(value, value / factor, value * factor), how, provenance(before, after))
+
+
+def counted(before: Predicted, after: Predicted, *names: str) -> Forecast:
+    """Return the forecast of bytes, the sum of ``names`` of both sides."""
+    value = sum(after.columns[name] for name in names) / sum(before.columns[name] for name in names)
+    source = Provenance(" + ".join(names), "derived", "the ledger: formats and shapes alone")
+    return Forecast(Interval(value, value * (1 - EXACT), value * (1 + EXACT)), "formula", (source,))
+
+
+def provenance(*sides: Predicted) -> tuple[Provenance, ...]:
+    """Return where calibrated costs come from."""
+    return tuple(
+        Provenance(
+            f"costs of {ENGINE} at {side.case.weights} weights, {side.case.kv} KV, flash attention {side.case.flash}",
+            "calibrated",
+            f"calibration {side.calibration.id} of small models here, {side.calibration.when}, spread ±{side.calibration.spread:.0%}",
+        )
+        for side in sides
+    )
