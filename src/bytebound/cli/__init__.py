@@ -18,6 +18,7 @@ from bytebound.cli.lookups import devices, engines, formats, models, prices, sch
 from bytebound.cli.measuring import measure
 from bytebound.cli.observing import observe
 from bytebound.cli.output import BUG, FINE, INTERRUPTED, WRONG, say
+from bytebound.cli.planning import plan
 from bytebound.cli.serving import Asked, estimate, explain, fit
 from bytebound.cli.tracing import trace
 from bytebound.cli.training import TrainAsked, train
@@ -53,6 +54,7 @@ for command in (
     estimate,
     explain,
     fit,
+    plan,
     train,
     trace,
     watch,

@@ -1,0 +1,132 @@
+"""Deployments as documents: a scored row with its intervals, levers, quality and notes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.documents.plan import Deployment
+from bytebound.documents.values import Interval
+from bytebound.facts.formats import find_format
+from bytebound.plan.levers import LEVERS
+from bytebound.plan.scoring import AXES, HOURS, chances, taken, work_of
+from bytebound.plan.space import quality_of
+from bytebound.predict.estimate import understood
+from bytebound.predict.parts import Z80
+from bytebound.predict.roofline import TIME_RESOURCES
+from bytebound.units import SECONDS_PER_MONTH
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from bytebound.plan.scoring import Rows, Terms
+    from bytebound.plan.space import Space
+    from bytebound.plan.supply import Supply
+
+    Array = NDArray[Any]
+
+_NOTES = {lever.name: lever.quality_note for lever in LEVERS}
+_STEMS = (
+    ("fp8", "fp8"), ("mxfp8", "fp8"), ("int8", "int8"), ("int4", "int4"), ("awq", "int4"), ("nf4", "int4"), ("nvfp4", "fp4"),
+    ("mxfp4", "fp4"), ("q8_0", "q8_0"), ("q4_k", "q4_k"), ("q4_0", "q4_0"), ("bf16", "bf16"), ("fp16", "bf16"),
+)  # fmt: skip
+_KV = {"fp8": "fp8-kv", "int8": "int8-kv", "q8_0": "int8-kv", "q4_0": "int4-kv", "int4": "int4-kv"}
+
+
+def weights_lever(weights: str) -> str:
+    """Return the name of the lever that stores weights in a format.
+
+    Example:
+        >>> weights_lever("nvfp4"), weights_lever("q4_k_m")
+        ('fp4-weights', 'q4_k-weights')
+    """
+    return next((f"{lever}-weights" for stem, lever in _STEMS if weights.startswith(stem)), f"{weights}-weights")
+
+
+def levers_of(row: dict[str, float], weights: str, kv: str) -> tuple[str, ...]:
+    """Return what a deployment changes about the plain one of the checkpoint, by the names of lever cards."""
+    used = {
+        "speculative-decoding": row["draft_tokens"] > 0, "prefix-cache": row["prefix_hit"] > 0, "kv-offload": row["offload_hit"] > 0,
+        "weight-offload": row["host_weights"] > 0, "disaggregate": row["disaggregated"] > 0, "chunked-prefill": row["chunk"] > 0,
+        "pipeline-parallel": row["pp"] > 1, "expert-parallel": row["ep"] > 1, "data-parallel": row["dp"] > 1,
+    }  # fmt: skip
+    formats = ([weights_lever(weights)] if weights != "auto" else []) + (
+        [_KV.get(kv, f"{kv}-kv")] if kv != "auto" else []
+    )
+    return (*formats, *(name for name, on in used.items() if on))
+
+
+def deployments(found: Rows, spaces: Sequence[Space], supply: Sequence[Supply], terms: Terms) -> tuple[Deployment, ...]:
+    """Return scored rows as documents, in their order."""
+    found = found | {"chance": chances(found, terms)}
+    return tuple(_deployment(taken(found, np.array([i])), spaces, supply, terms) for i in range(len(found["batch"])))
+
+
+def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], terms: Terms) -> Deployment:
+    row = {name: float(column[0]) for name, column in one.items()}
+    space, place = spaces[int(row["space"])], supply[int(row["space"])]
+    weights, kv = space.weights[int(row["weights"])], space.kv[int(row["kv"])]
+    group = int(row["tp"] * row["pp"] * row["dp"])
+    device = space.setting.machine.device
+    whole = {
+        name: np.array([int(one[name][0]) if float(one[name][0]).is_integer() else float(one[name][0])])
+        for name in AXES
+    }
+    asked = understood(space.setting, work_of(space, terms, whole, weights=weights, kv=kv))
+    work = {name: value.tolist()[0] if isinstance(value, np.ndarray) else value for name, value in asked.items()}
+    tokens = terms.wanted.demand_per_s * terms.wanted.output * SECONDS_PER_MONTH / 1e6
+    usd = _bill(space, row["devices"])
+    quality = quality_of(weights, kv)
+    levers = levers_of(row, weights, kv)
+    energy = space.setting.evidence.energy_spread
+    decoder = space.setting.table.kind == "decoder"
+    return Deployment(
+        model=terms.wanted.model, machine=place.copy_name(group), device=device.id, devices=int(row["devices"]),
+        replicas=int(row["copies"]), prefill_replicas=int(row["prefill_copies"]), work=work,
+        ttft_s=_around(row["first_s"], row["first_sd"]),
+        tpot_s=_around(row["each_s"], row["each_sd"], row["floor_s"] if decoder and not row["draft_tokens"] else 0.0),
+        tokens_per_s=_around(row["tokens_per_s"], row["rate_sd"]), requests_per_s=row["requests_per_s"],
+        utilization=terms.wanted.demand_per_s / row["requests_per_s"], memory_bytes=row["total_bytes"],
+        usable_bytes=row["usable_bytes"], usd_per_month=usd,
+        usd_per_mtok=None if usd is None else Interval(usd.value / tokens, usd.low / tokens, usd.high / tokens),
+        joules_per_token=Interval(row["joules"], row["joules"] / energy, row["joules"] * energy) if np.isfinite(row["joules"]) else None,
+        probability=row["chance"], binds=TIME_RESOURCES[int(row["verdict"])] if row["verdict"] >= 0 else "capacity",
+        quality=quality, quality_note="; ".join(dict.fromkeys(_NOTES[n] for n in levers if n in _NOTES and quality != "lossless")) or "none",
+        levers=levers, engine=space.setting.engine.name, notes=_notes(space, row, terms, weights),
+    )  # fmt: skip
+
+
+def _around(value: float, sd: float, floor: float = 0.0) -> Interval:
+    """Return the 80 % interval of a lognormal around ``value``, its low end never under the physical floor."""
+    spread = float(np.exp(Z80 * sd))
+    return Interval(value, min(max(value / spread, floor), value), value * spread)
+
+
+def _bill(space: Space, devices: float) -> Interval | None:
+    price = space.setting.machine.usd_per_device_hour
+    if price is None:
+        return None
+    return Interval(
+        *(devices * HOURS * each for each in (price.value, price.low or price.value, price.high or price.value))
+    )
+
+
+def _notes(space: Space, row: dict[str, float], terms: Terms, weights: str) -> tuple[str, ...]:
+    device = space.setting.machine.device
+    notes = []
+    if space.setting.machine.usd_per_device_hour is None:
+        notes.append(
+            f"no rental price is known for {device.id}, so it is compared by devices and never called the cheapest"
+        )
+    if row["draft_tokens"] > 0 and terms.acceptance is None:
+        notes.append(
+            "speculation assumes that 0.7 of drafted tokens are accepted and that a draft model exists: prove it first"
+        )
+    if row["disaggregated"] > 0:
+        notes.append("prefill copies have the same shape as decode copies; TTFT waits for them alone")
+    if weights != "auto" and find_format(weights).kind == "weight-only":
+        notes.append("weight-only quantization does not speed up prefill (rule 1)")
+    return tuple(notes)

@@ -1,0 +1,213 @@
+"""From rows of a space to scored deployments, as arrays: copies, devices, money, energy and the chance to meet the objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.documents.work import Serve
+from bytebound.plan.objective import chance_of
+from bytebound.plan.space import ORDER, Space, quality_of
+from bytebound.predict.corrected import spreads
+from bytebound.predict.energy import energy_j
+from bytebound.predict.parts import Z80
+from bytebound.predict.prediction import queue_s
+from bytebound.predict.scaled import scaled
+from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from bytebound.documents.plan import PlanRequest, Wanted
+
+    Array = NDArray[Any]
+    Rows = dict[str, Array]
+
+SLAB = 131_072
+"""Rows scored at once: thirty columns of them are 30 MB."""
+HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
+ACCEPTANCE_SPREAD = 1.35
+"""Factor of the 80 % interval that an assumed acceptance adds to TPOT: of three drafted tokens 2.5 come through at an acceptance
+of 0.7 and 1.9 at 0.5. Source: Leviathan et al. 2023 (arXiv 2211.17192), equation 1, over the acceptances of its Table 3."""
+_PHASE = ("weight_bytes", "kv_bytes", "activation_bytes", "seconds", "mfu")
+COLUMNS = (
+    "fits", "ttft_s", "ttft_loaded_s", "tpot_s", "tokens_per_s", "prefill_request_s", "decode_time_share", "verdict",
+    "total_bytes", "usable_bytes", "decode.floor_s", *(f"{phase}.{name}" for phase in ("decode", "prefill") for name in _PHASE),
+)  # fmt: skip
+AXES = (
+    "tp", "pp", "ep", "dp", "batch", "chunk", "prefix_hit", "offload_hit", "host_weights", "draft_tokens", "disaggregated",
+)  # fmt: skip
+PREFERRED = ("score", "devices", "worse", "changes", "each_s", "first_s", "joules", "batch")
+"""How the best is chosen: by what is minimised; then fewer devices, better quality, fewer changes to the
+checkpoint, lower latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a deployment of one model is held to. ``quality`` is the floor as an index into ``ORDER``."""
+
+    request: PlanRequest
+    wanted: Wanted
+    most_devices: float
+    acceptance: float | None
+
+    @property
+    def steps(self) -> float:
+        """Output tokens after the first."""
+        return max(self.wanted.output - 1, 0.0)
+
+    @property
+    def quality(self) -> int:
+        """The floor of quality as an index into ``ORDER``."""
+        return ORDER.index(self.request.quality)
+
+
+def slabs(space: Space, terms: Terms, *, number: int) -> Iterator[Rows]:
+    """Yield every row of a space, scored, a slab at a time; ``number`` is the space's, kept with each row."""
+    count = prod(space.shape)
+    for w, weights in enumerate(space.weights):
+        for k, kv in enumerate(space.kv):
+            for start in range(0, count, SLAB):
+                rows = space.rows(start, min(start + SLAB, count))
+                found = scored(space, terms, rows, weights=weights, kv=kv)
+                same = np.ones(len(rows["batch"]), dtype=np.int64)
+                yield found | {"space": same * number, "weights": same * w, "kv": same * k}
+
+
+def work_of(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> Serve:
+    """Return the request of one copy, rows as arrays."""
+    wanted = terms.wanted
+    stated: dict[str, Any] = {name: rows[name] for name in AXES} | {"disaggregated": rows["disaggregated"] > 0}
+    if terms.acceptance is not None:
+        stated["acceptance"] = terms.acceptance
+    return Serve(
+        prompt=wanted.prompt, output=wanted.output, weights=weights, kv=kv, engine=space.setting.engine.name, **stated
+    )  # fmt: skip
+
+
+def scored(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> Rows:
+    """Return rows with everything a choice needs; NaN where a row does not fit.
+
+    Copies: as many as carry the demand at ``most_used`` of what each can take. Disaggregated, decode and prefill copies are
+    counted apart, n_p : n_d = λ T_prefill : λ T_decode / B (DistServe, arXiv 2401.09670, section 4), and TTFT waits in the
+    queue of the prefill copies alone.
+    """
+    request, wanted = terms.request, terms.wanted
+    setting = scaled(space.setting, weights, "flash")
+    work = work_of(space, terms, rows, weights=weights, kv=kv)
+    group = rows["tp"] * rows["pp"] * rows["dp"]
+    named = setting.answer(work, space.ceilings(setting, group))
+    named = {name: named[name] for name in COLUMNS}
+    per_request = {"decoder": wanted.output, "encoder": wanted.prompt, "denoiser": 1.0}[setting.table.kind]
+    apart = rows["disaggregated"] > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        together = named["tokens_per_s"] / per_request
+        share = np.where(apart, named["decode_time_share"], 1.0)
+        rate = np.where(apart & (share > 0), together / share, together)
+        need = wanted.demand_per_s / request.most_used
+        copies = np.maximum(np.ceil(need / rate), 1.0)
+        prefill_rate = rows["dp"] / named["prefill_request_s"]
+        prefill_copies = np.where(apart, np.maximum(np.ceil(need / prefill_rate), 1.0), 0.0)
+        takes = np.minimum(copies * rate, np.where(apart, prefill_copies * prefill_rate, np.inf))
+        busy = wanted.demand_per_s / np.where(apart, prefill_copies * prefill_rate, np.inf)
+        alone = named["ttft_s"] + queue_s(busy, named["prefill_request_s"], np.zeros(1))
+    first = np.where(apart, alone, named["ttft_loaded_s"])
+    devices = (copies + prefill_copies) * group
+    billed = np.ceil(devices / space.node) * space.node if request.whole_nodes else devices
+    price = setting.machine.usd_per_device_hour
+    usd = billed * price.value * HOURS if price is not None else np.full(billed.shape, np.inf)
+    joules = energy_j(setting.machine.device, named, group)
+    wide = spreads(setting, named, work)
+    drafting = (rows["draft_tokens"] > 0) & (terms.acceptance is None)
+    each_sd = np.hypot(np.log(wide["tpot_s"]), np.where(drafting, np.log(ACCEPTANCE_SPREAD), 0.0)) / Z80
+    found = {name: rows[name] for name in AXES} | {
+        "fits": (named["fits"] > 0) & ~_wasted(setting.ceilings.flop_per_s, setting.ceilings.memory_bytes_per_s, rows),
+        "held": named["total_bytes"] / named["usable_bytes"], "total_bytes": named["total_bytes"],
+        "usable_bytes": named["usable_bytes"], "first_s": first, "each_s": named["tpot_s"], "floor_s": named["decode.floor_s"],
+        "first_sd": np.log(wide["ttft_s"]) / Z80, "each_sd": each_sd, "rate_sd": np.log(wide["tokens_per_s"]) / Z80,
+        "copies": copies, "prefill_copies": prefill_copies, "devices": billed, "requests_per_s": takes,
+        "tokens_per_s": takes * per_request, "usd": usd, "verdict": named["verdict"],
+        "joules": np.full(billed.shape, np.inf) if joules is None else joules,
+        "worse": np.full(billed.shape, float(len(ORDER) - 1 - ORDER.index(quality_of(weights, kv)))),
+        "changes": (weights != "auto") + (kv != "auto") + (rows["draft_tokens"] > 0) + apart + (rows["host_weights"] > 0)
+        + (rows["offload_hit"] > 0) + (rows["chunk"] > 0) + 0.0,
+    }  # fmt: skip
+    return found | {"score": _score(found, terms)}
+
+
+def _wasted(flop_per_s: Array, bytes_per_s: Array, rows: Rows) -> NDArray[np.bool_]:
+    """Return where verifying drafts passes the ridge, so that it is no longer free (rule 7, EAGLE: 0.88 × at batch 48)."""
+    ridge = float(np.max(flop_per_s[1:3]) / np.max(bytes_per_s))
+    return np.asarray((rows["draft_tokens"] > 0) & (rows["batch"] * (rows["draft_tokens"] + 1) > ridge))
+
+
+def _score(found: Rows, terms: Terms) -> Array:
+    """Return what is minimised, weighed by the model's tokens so that scores of several models add up."""
+    tokens = terms.wanted.demand_per_s * terms.wanted.output
+    if terms.request.minimize == "cost":
+        return found["usd"]
+    if terms.request.minimize == "throughput":
+        return np.asarray(found["devices"] / found["tokens_per_s"] * tokens)
+    return np.asarray((found["each_s"] if terms.request.minimize == "latency" else found["joules"]) * tokens)
+
+
+def chances(found: Rows, terms: Terms, without: str = "") -> Array:
+    """Return the chance that every bound (but ``without``) is met, row by row."""
+    bounds = {name: bound for name, bound in terms.wanted.objective.items() if name != without}
+    if not any(bound is not None for bound in bounds.values()):
+        return np.where(found["fits"], 1.0, 0.0)
+    return np.where(
+        found["fits"],
+        chance_of(
+            found["first_s"], found["each_s"], bounds, first_sd=found["first_sd"], each_sd=found["each_sd"], steps=terms.steps
+        ),
+        0.0,
+    )  # fmt: skip
+
+
+def allowed(found: Rows, terms: Terms, without: str = "") -> NDArray[np.bool_]:
+    """Return which rows keep within the limits on devices, money and quality (but ``without``)."""
+    request = terms.request
+    within = found["fits"].copy()
+    if without != "devices":
+        within &= found["devices"] <= terms.most_devices
+    if without != "budget" and request.usd_per_month is not None:
+        within &= found["usd"] <= request.usd_per_month
+    if without != "quality":
+        within &= found["worse"] <= len(ORDER) - 1 - terms.quality
+    return np.asarray(within)
+
+
+def meeting(found: Rows, terms: Terms) -> Rows:
+    """Return the rows that meet the objective surely enough within every limit, with their ``chance``."""
+    rows = taken(found, np.flatnonzero(allowed(found, terms)))
+    chance = chances(rows, terms)
+    sure = np.flatnonzero(chance >= terms.request.sure)
+    return taken(rows | {"chance": chance}, sure)
+
+
+def taken(found: Rows, index: NDArray[np.int64]) -> Rows:
+    """Return some of the rows."""
+    return {name: column[index] for name, column in found.items()}
+
+
+def preferred(found: Rows) -> NDArray[np.int64]:
+    """Return rows in the order of preference; unpriced ones by their devices, after all priced ones."""
+    return np.lexsort([found[name] for name in PREFERRED[::-1]])
+
+
+def best_of(found: Rows) -> int:
+    """Return the row that ``preferred`` puts first."""
+    least = np.flatnonzero(found["score"] == found["score"].min())
+    return int(least[preferred(taken(found, least))[0]])
+
+
+def cheapest_by_devices(found: Rows) -> NDArray[np.int64]:
+    """Return the preferred row of every number of devices."""
+    order = preferred(found)
+    return np.asarray(order[np.unique(found["devices"][order], return_index=True)[1]])

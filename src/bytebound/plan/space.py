@@ -1,0 +1,256 @@
+"""What a plan tries on one kind of device: parallel degrees that a model can take, formats the hardware has, and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bytebound.documents.work import Serve
+from bytebound.errors import QuantityError, RequestError
+from bytebound.facts.formats import find_format
+from bytebound.ledger.precision import QUANTIZED_ROLES
+from bytebound.ledger.table import MAIN
+from bytebound.plan.ranges import batch_steps, doubling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from bytebound.documents.device import Device, Machine
+    from bytebound.documents.plan import Quality, Wanted
+    from bytebound.ledger.table import OpTable
+    from bytebound.predict.estimate import Setting
+    from bytebound.predict.roofline import Ceilings
+
+    Array = NDArray[Any]
+
+NODE_OF_CARDS = 8
+"""Cards of a server whose devices no scale-up link joins further (assumed: the usual 4U server)."""
+LARGEST_REPLICA = 64
+"""Most devices of one copy of a model by default: eight nodes of eight."""
+LARGEST_BATCH = 1024
+MOST_DEGREES = 100_000
+SMALL_CHUNK = 2048
+"""A smaller prompt chunk tried beside the engine's own: it leaves more memory to the KV cache. vLLM's default on small cards."""
+DRAFTED = 3
+SHORT_PROMPT = 512
+"""Prompts too short to pay for a transfer between prefill and decode devices (rule 10; see ``plan.levers.disaggregate``)."""
+QUALITY_OF = {
+    "auto": "lossless", "fp8": "near-lossless", "int8": "near-lossless", "nvfp4": "any", "mxfp4": "any", "int4": "any",
+    "q8_0": "near-lossless", "q4_k_m": "any",
+}  # fmt: skip
+WEIGHTS = {"llama.cpp": ("q8_0", "q4_k_m"), "": ("fp8", "int8", "int4", "nvfp4")}
+KV = {"llama.cpp": ("q8_0",), "": ("fp8",)}
+"""Formats tried by default, by engine: what its kernels take on most devices."""
+NUMERIC = ("chunk", "host_weights", "draft_tokens", "disaggregated")
+ORDER = ("any", "near-lossless", "lossless")
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All that is tried of one model on one kind of device; the last axis of a row number is the batch.
+
+    ``degrees`` (combinations, 4): tp, pp, ep, dp. ``reuse``: pairs of prefix_hit and offload_hit.
+    """
+
+    setting: Setting
+    across: Ceilings
+    node: int
+    degrees: NDArray[np.int64]
+    weights: tuple[str, ...]
+    kv: tuple[str, ...]
+    reuse: tuple[tuple[float, float], ...]
+    numeric: dict[str, tuple[float, ...]]
+    batch: Sequence[int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Values per axis of one pair of formats: degrees, reuse, the numeric ones, batch."""
+        return (len(self.degrees), len(self.reuse), *(len(self.numeric[name]) for name in NUMERIC), len(self.batch))
+
+    @property
+    def size(self) -> int:
+        """Predictions it takes to search all of it."""
+        return prod(self.shape) * len(self.weights) * len(self.kv)
+
+    def rows(self, start: int, stop: int) -> dict[str, Array]:
+        """Return rows ``start`` to ``stop`` of one pair of formats, field of Serve -> values (rows,)."""
+        at, reuse, *rest, batch = np.unravel_index(np.arange(start, min(stop, prod(self.shape))), self.shape)
+        hits = np.array(self.reuse)
+        found: dict[str, Array] = {name: self.degrees[at, i] for i, name in enumerate(("tp", "pp", "ep", "dp"))}
+        found |= {"prefix_hit": hits[reuse, 0], "offload_hit": hits[reuse, 1]}
+        found |= {name: np.array(self.numeric[name])[index] for name, index in zip(NUMERIC, rest, strict=True)}
+        steps = self.batch
+        return found | {
+            "batch": steps.start + steps.step * batch if isinstance(steps, range) else np.array(steps)[batch]
+        }
+
+    def ceilings(self, setting: Setting, devices: Array) -> Ceilings:
+        """Return the ceilings of rows: inside a node for copies that fit one, else those of several nodes."""
+        inside = setting.ceilings
+        if float(inside.domain) == float(self.across.domain):
+            return inside
+        return replace(inside, domain=np.where(devices <= self.node, inside.domain, self.across.domain))
+
+
+def node_size(machine: Machine, *, stated: bool) -> int:
+    """Return the devices of a node: as stated, as one scale-up link joins, one for what is no card, else of a usual server."""
+    device = machine.device
+    if stated:
+        return machine.per_node
+    linked = device.scaleup_devices if device.scaleup_bytes_per_s is not None else 1
+    return max(linked, NODE_OF_CARDS if device.kind == "gpu" else 1)
+
+
+def degrees_of(
+    table: OpTable, device: Device, *, node: int, most: int, fixed: Mapping[str, Sequence[int]]
+) -> NDArray[np.int64]:
+    """Return every combination of tp, pp, ep, dp that the model divides into and a node holds, (combinations, 4).
+
+    Tensor parallelism deals out whole heads and stays inside a node (rule 9); KV heads divide it or are copied; stages hold
+    the same number of layers; experts are dealt evenly to all devices that share a copy's attention. A copy larger than a
+    node takes whole nodes, and only where the network between them is known.
+
+    Args:
+        table: the model.
+        device: what it runs on.
+        node: devices per node.
+        most: most devices of one copy.
+        fixed: degrees to try in place of powers of two, by name.
+
+    Raises:
+        QuantityError: the combinations are too many to go through.
+    """
+    experts = int(table.products.copies.max(initial=1.0))
+    tried = {
+        "tp": fixed.get("tp", doubling(min(node, most))), "pp": fixed.get("pp", doubling(most)),
+        "dp": fixed.get("dp", doubling(most) if experts > 1 else (1,)), "ep": fixed.get("ep", (0,)),
+    }  # fmt: skip
+    count = prod(len(values) for values in tried.values())
+    if count > MOST_DEGREES:
+        raise QuantityError(
+            f"{count:.1e} combinations of parallel degrees", place="tp, pp, dp, ep", mend="narrow a range of degrees"
+        )
+    found = []
+    for tp, pp, dp, ep in product(*(tried[name] for name in ("tp", "pp", "dp", "ep"))):
+        total = tp * pp * dp
+        spread = total % node == 0 and device.scaleout_bytes_per_s is not None
+        if total > most or tp > node or (total > node and not spread) or not _deals(table, tp, pp):
+            continue
+        shared = tp * dp
+        widths = (ep,) if ep else ((1, shared) if dp == 1 else (shared,))
+        found += [
+            (tp, pp, width, dp) for width in dict.fromkeys(widths)
+            if width == 1 or (width <= min(shared, experts) and experts % width == 0 and shared % width == 0)
+        ]  # fmt: skip
+    return np.array(found, dtype=np.int64).reshape(-1, 4)
+
+
+def _deals(table: OpTable, tp: int, pp: int) -> bool:
+    """Return whether heads and layers are dealt out evenly."""
+    s = table.scores
+    main = s.stream == MAIN
+    heads, cached = s.heads[main], s.kv_heads[main]
+    even = not bool(np.any(heads % tp)) and not bool(np.any((cached % tp > 0) & (tp % np.maximum(cached, 1) > 0)))
+    return even and table.layers % pp == 0
+
+
+def stored_bits(table: OpTable) -> float:
+    """Return the bits per weight of the checkpoint's layers, weighted by their sizes."""
+    p = table.products
+    sizes = p.elements * p.copies * p.repeat * np.array([role in QUANTIZED_ROLES for role in p.roles])
+    bits = np.array([find_format(name).bits for name in p.stored])
+    return float((sizes * bits).sum() / max(sizes.sum(), 1.0))
+
+
+def quality_of(weights: str, kv: str) -> str:
+    """Return the quality of a pair of formats: the worse of the two; a format of unknown cost counts as ``any``."""
+    return min((QUALITY_OF.get(name, "any") for name in (weights, "auto" if kv == "auto" else kv)), key=ORDER.index)
+
+
+def runs(name: str, device: Device) -> bool:
+    """Return whether the device multiplies (or decodes) a format in hardware (rule 2)."""
+    found = find_format(name)
+    return found.kind != "scaled" or found.math in device.flop_per_s
+
+
+def formats_of(setting: Setting, *, quality: Quality) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the weight and KV formats to try by default: the checkpoint's own and narrower ones.
+
+    Only what the device has hardware for, what the checkpoint is not already as narrow as, and what keeps ``quality``. A checkpoint that is
+    quantized already is served as it is.
+    """
+    device, engine = setting.machine.device, setting.engine.name
+    stored = stored_bits(setting.table)
+    floor = ORDER.index(quality)
+    names = WEIGHTS.get(engine, WEIGHTS[""]) if stored >= 15 else ()
+    weights = [n for n in names if runs(n, device) and ORDER.index(QUALITY_OF[n]) >= floor]
+    kv = [n for n in KV.get(engine, KV[""]) if runs(n, device) and ORDER.index(QUALITY_OF[n]) >= floor]
+    return ("auto", *weights), ("auto", *kv) if setting.table.kind == "decoder" else ("auto",)
+
+
+def space_of(
+    setting: Setting,
+    across: Ceilings,
+    wanted: Wanted,
+    ranges: Mapping[str, Any],
+    *,
+    node: int,
+    most: int,
+    quality: Quality,
+) -> Space:
+    """Return all that is tried of one model on one kind of device.
+
+    Args:
+        setting: the model on one node.
+        across: ceilings of several nodes.
+        wanted: demand and lengths.
+        ranges: values to try in place of the default ones, as ``plan.ranges.read_ranges`` returns them.
+        node: devices per node.
+        most: most devices of one copy.
+        quality: floor of quality, for formats that are not stated.
+
+    Raises:
+        RequestError: a stated range leaves nothing that this model can take.
+    """
+    table, device = setting.table, setting.machine.device
+    decoder = table.kind == "decoder"
+    fixed = {name: ranges[name] for name in ("tp", "pp", "ep", "dp") if name in ranges}
+    degrees = degrees_of(table, device, node=node, most=most, fixed=fixed)
+    weights, kv = formats_of(setting, quality=quality)
+    weights = tuple(n for n in ranges.get("weights", weights) if n == "auto" or runs(n, device))
+    kv = tuple(n for n in ranges.get("kv", kv) if n == "auto" or runs(n, device))
+    chunks = (0, SMALL_CHUNK) if decoder and setting.chunk > SMALL_CHUNK else (0,)
+    apart = (
+        (0.0, 1.0) if decoder and device.scaleout_bytes_per_s is not None and wanted.prompt >= SHORT_PROMPT else (0.0,)
+    )
+    stated = ranges.get("disaggregated", "auto")
+    numeric = {
+        "chunk": ranges.get("chunk", chunks), "host_weights": ranges.get("host_weights", (0.0,)),
+        "draft_tokens": ranges.get("draft_tokens", (0, DRAFTED) if decoder and "acceptance" in ranges else (0,)),
+        "disaggregated": {"auto": apart, "yes": (1.0,), "no": (0.0,)}[stated] if isinstance(stated, str) else stated,
+    }  # fmt: skip
+    found = Space(
+        setting, across, node, degrees, weights, kv, _reuse(wanted, ranges, device), numeric,
+        ranges.get("batch", batch_steps(1, LARGEST_BATCH)),
+    )  # fmt: skip
+    Serve(prompt=wanted.prompt, output=wanted.output, engine=setting.engine.name)
+    return found
+
+
+def _reuse(wanted: Wanted, ranges: Mapping[str, Any], device: Device) -> tuple[tuple[float, float], ...]:
+    """Return pairs of prefix_hit and offload_hit: each off and, where such a share is stated, on."""
+    prefix = ranges.get("prefix_hit", (0.0, wanted.shared_prefix))
+    linked = device.host_bytes_per_s is not None
+    reused = ranges.get("offload_hit", (0.0, wanted.reused_context) if linked else (0.0,))
+    pairs = tuple(dict.fromkeys((float(a), float(b)) for a, b in product(prefix, reused) if a + b <= 1))
+    if not pairs:
+        raise RequestError(
+            "prefix_hit + offload_hit is more than the whole prompt", place="prefix_hit", mend="lower one of the two"
+        )
+    return pairs
