@@ -14,10 +14,11 @@ from bytebound.documents.fleet import Objective, parse_fleet
 from bytebound.documents.work import Train
 from bytebound.errors import DocumentError
 from bytebound.plan.case import Case, Refusal, Today
+from bytebound.plan.levers import ALL_LEVERS
 from bytebound.plan.training_levers import TRAINING_LEVERS
 from bytebound.predict.estimate import settle
 
-BY_NAME = {lever.name: lever for lever in TRAINING_LEVERS}
+BY_NAME = {name: ALL_LEVERS[name] for name in TRAINING_LEVERS}
 FITS = Today(1.0, 0.0, 0.0, 0.8, capacity_limited=False, ridge_tokens=0.0, prefill_time_share=0.0)
 SHORT = replace(FITS, capacity_limited=True)
 FLEET = (Path(__file__).parents[2] / "examples" / "fleet.toml").read_text(encoding="utf-8")
@@ -102,7 +103,7 @@ def test_what_cannot_help_is_refused_with_its_reason(lever, now, changes, reason
 
 
 def test_every_lever_is_cited_and_for_training_alone():
-    for lever in TRAINING_LEVERS:
+    for lever in BY_NAME.values():
         assert lever.source
         assert lever.kinds == ("train", "finetune")
         assert lever.quality in {"lossless", "near-lossless", "any"}

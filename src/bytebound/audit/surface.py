@@ -12,7 +12,8 @@ import numpy as np
 
 from bytebound.documents.work import Serve, Train
 from bytebound.plan.case import Today
-from bytebound.predict.roofline import COMPUTE, TIME_RESOURCES, WEIGHT
+from bytebound.plan.today import serving_today
+from bytebound.predict.roofline import TIME_RESOURCES
 from bytebound.predict.train_memory import LEVEL_Z, bounds
 from bytebound.predict.training import train_time
 
@@ -265,16 +266,4 @@ def today(case: Case, found: Surface) -> Today:
     if isinstance(case.work, Train):
         use = found.use[:, spot[0], spot[1], spot[2]]
         return Today(1.0, 0.0, 0.0, float(use[COMPUTING]), limited, 0.0, 0.0)
-    batch = max(float(found.batch[spot]), 1.0)
-    named = case.setting.answer(replace(case.work, batch=batch))
-    moved = sum(float(named[f"decode.{kind}_bytes"][0]) for kind in ("weight", "kv", "activation"))
-    output = float(np.asarray(case.work.output))
-    prefill = float(named["prefill_request_s"][0]) * batch
-    ceilings = case.setting.ceilings
-    ridge = float(np.max(ceilings.flop_per_s[1:3]) / np.max(ceilings.memory_bytes_per_s))
-    return Today(
-        batch=batch, kv_byte_share=float(named["decode.kv_bytes"][0]) / max(moved, 1.0),
-        weight_time_share=float(named[f"share.{WEIGHT}"][0]), compute_time_share=float(named[f"share.{COMPUTE}"][0]),
-        capacity_limited=limited, ridge_tokens=ridge,
-        prefill_time_share=prefill / max(prefill + output * float(named["decode.seconds"][0]), 1e-300),
-    )  # fmt: skip
+    return serving_today(case.setting, case.work, batch=max(float(found.batch[spot]), 1.0), limited=limited)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from bytebound.documents.device import Positive
+from bytebound.documents.device import Positive  # noqa: TC001 - pydantic reads it at run time
 from bytebound.documents.lever import EngineSupport, Group, LeverCard, PublishedEffect, QualityPrior, Status
 from bytebound.facts.engines import engines
-from bytebound.facts.rows import Id
+from bytebound.facts.rows import Id  # noqa: TC001 - pydantic reads it at run time
 from bytebound.facts.tables import parse_row, read_table
 
 if TYPE_CHECKING:

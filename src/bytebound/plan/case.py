@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bytebound.documents.work import Serve
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bytebound.documents.device import Machine
     from bytebound.documents.fleet import Objective
-    from bytebound.documents.work import Serve, Train
+    from bytebound.documents.work import Train
     from bytebound.predict.estimate import Setting
 
 
@@ -46,6 +48,11 @@ class Case:
             product *= int(degree)
         return product
 
+    @property
+    def serve(self) -> Serve | None:
+        """The request where it is one of serving."""
+        return self.work if isinstance(self.work, Serve) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -67,9 +74,18 @@ class Today:
     prefill_time_share: float
 
 
+def no_caution(case: Case, now: Today) -> str:
+    """Return nothing: the lever may be recommended as the ledger predicts it."""
+    del case, now
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """A lever: its function, what it costs in quality, and where its formula or effect is published."""
+    """A lever: its function, what it costs in quality, and where its formula or effect is published.
+
+    ``caution`` says why it must be proven before anyone recommends it in a case, or nothing.
+    """
 
     name: str
     title: str
@@ -78,3 +94,4 @@ class Lever:
     quality: str
     source: str
     kinds: tuple[str, ...] = ("serve", "edge")
+    caution: Callable[[Case, Today], str] = no_caution

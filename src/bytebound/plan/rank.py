@@ -1,0 +1,305 @@
+"""What every lever gives in one case: each re-run through the ledger, ranked, with what binds before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bytebound.documents.fleet import Objective
+from bytebound.documents.lever import LeverEffect, LeverRanking
+from bytebound.documents.values import Interval
+from bytebound.documents.work import Serve
+from bytebound.errors import ByteboundError, RequestError
+from bytebound.plan.cards import CARDS, find_lever, flag_of
+from bytebound.plan.case import Case, Refusal
+from bytebound.plan.compose import apply_all, cautions_of, in_order
+from bytebound.plan.today import serving_today, setting_of, today_of, training_today
+from bytebound.predict.corrected import spreads
+from bytebound.predict.energy import energy_j
+from bytebound.predict.estimate import check_degrees, understood
+from bytebound.predict.prediction import CAPACITY
+from bytebound.predict.roofline import TIME_RESOURCES
+from bytebound.predict.training import train_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from bytebound.documents.lever import Outcome
+    from bytebound.documents.work import Train
+    from bytebound.plan.case import Today
+    from bytebound.predict.estimate import Setting
+
+    Array = NDArray[Any]
+
+Sort = Literal["time", "money", "memory", "quality"]
+SORTS: tuple[Sort, ...] = ("time", "money", "memory", "quality")
+LITTLE = 0.03
+"""Gains under 3 % are called little: below the error of any of our ratios."""
+OUTCOMES = ("helps", "prove-first", "little-effect", "hurts", "refused")
+QUALITIES = ("lossless", "near-lossless", "any")
+TRAINING_WALLS = {
+    "memory": "memory bandwidth", "optimizer": "memory bandwidth", "compute": "compute", "recompute": "compute",
+    "scale_up_link": "tensor-link", "scale_out_link": "network", "host_link": "host-link", "bubble": "pipeline bubble",
+    "overhead": "overhead",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One case at its best batch: rate [tokens/s] with the factor of its interval, latencies [s], bytes, price and what binds.
+
+    ``usd`` and ``joules`` are per token; NaN or None: unknown, or it does not run.
+    """
+
+    batch: float
+    rate: float
+    spread: float
+    tpot: float
+    ttft: float
+    memory: float
+    usd: float | None
+    joules: float | None
+    binds: str
+    today: Today
+    meets: bool
+
+    @property
+    def runs(self) -> bool:
+        """Whether it fits and meets its objective."""
+        return self.meets and bool(np.isfinite(self.rate))
+
+
+def batches(limit: int) -> Array:
+    """Return the batches tried: steps of √2 up to ``limit``, which is among them."""
+    steps = int(np.ceil(2 * np.log2(max(limit, 1)))) + 1
+    return np.unique(np.append(np.floor(2 ** (np.arange(steps) / 2)), limit)).clip(1, limit)
+
+
+def look(case: Case) -> Spot:
+    """Return the numbers of a case: at the batch of its cap, or with an objective at the best batch that meets it.
+
+    Raises:
+        QuantityError: the degrees ask for more devices than there are.
+    """
+    setting, work = setting_of(case), case.work
+    if not isinstance(work, Serve):
+        return _look_at_training(case, setting, work)
+    check_degrees(setting, work)
+    bounds = [(name, bound) for name, bound in _bounds(case.objective) if bound is not None]
+    tried = batches(case.batch_limit) if bounds else np.array([float(case.batch_limit)])
+    asked = replace(work, batch=tried)
+    named = setting.answer(asked)
+    fits, meets = named["fits"] > 0, named["fits"] > 0
+    for name, bound in bounds:
+        known = ~np.isnan(named[name]) | ~fits
+        meets = meets & ((named[name] <= bound) | (known & np.isnan(named[name])))
+    rate = np.where(meets, np.nan_to_num(named["tokens_per_s"]), -1.0)
+    best = int(rate.argmax()) if meets.any() else int(np.nonzero(fits)[0].max(initial=0))
+    return _spot(case, setting, asked, named, best=best, meets=bool(meets.any()), tried=tried)
+
+
+def _bounds(objective: Objective) -> tuple[tuple[str, float | None], ...]:
+    return ("ttft_s", objective.ttft), ("tpot_s", objective.tpot), ("request_s", objective.request)
+
+
+def _spot(
+    case: Case, setting: Setting, asked: Serve, named: dict[str, Array], *, best: int, meets: bool, tried: Array
+) -> Spot:
+    def at(name: str) -> float:
+        return float(named[name][best])
+
+    fits = named["fits"] > 0
+    beyond = setting.answer(replace(asked, batch=2 * tried[best : best + 1]))["fits"][0] > 0
+    limited = not (fits[best] and beyond)
+    now = serving_today(setting, asked_at(asked, float(tried[best])), batch=float(tried[best]), limited=limited)
+    devices = float(case.devices_per_replica)
+    price = setting.machine.usd_per_device_hour
+    energy = energy_j(setting.machine.device, named, np.full(len(tried), devices))
+    rate = at("tokens_per_s")
+    verdict = int(at("verdict"))
+    return Spot(
+        batch=float(tried[best]), rate=rate, spread=float(spreads(setting, named, asked)["tokens_per_s"][best]),
+        tpot=at("tpot_s"), ttft=at("ttft_s"), memory=at("total_bytes"),
+        usd=None if price is None or not np.isfinite(rate) else price.value * devices / rate,
+        joules=None if energy is None or not np.isfinite(rate) else float(energy[best]),
+        binds="capacity" if verdict == CAPACITY else TIME_RESOURCES[verdict],
+        today=replace(now, prefill_time_share=float(np.nan_to_num(now.prefill_time_share))), meets=meets,
+    )  # fmt: skip
+
+
+def asked_at(work: Serve, batch: float) -> Serve:
+    """Return the request at one batch."""
+    return replace(work, batch=batch)
+
+
+def _look_at_training(case: Case, setting: Setting, work: Train) -> Spot:
+    timed = train_time(setting, work)
+    now = training_today(setting, work)
+    shares = {name: float(np.max(np.asarray(part) / timed.step_s)) for name, part in timed.parts.items()}
+    rate = float(np.max(timed.tokens_per_s)) if not now.capacity_limited else float("nan")
+    price = setting.machine.usd_per_device_hour
+    return Spot(
+        batch=float(np.max(work.micro_batch)), rate=rate, spread=float(np.max(timed.spread)), tpot=float("nan"),
+        ttft=float("nan"), memory=float(np.max(timed.total_bytes)),
+        usd=None if price is None or not np.isfinite(rate) else price.value * case.devices_per_replica / rate, joules=None,
+        binds="capacity" if now.capacity_limited else TRAINING_WALLS.get(max(shares, key=lambda name: shares[name]), "overhead"),
+        today=now, meets=not now.capacity_limited,
+    )  # fmt: skip
+
+
+def _ratio(after: float | None, before: float | None) -> float | None:
+    if after is None or before is None or not np.isfinite(after) or not np.isfinite(before) or before <= 0:
+        return None
+    return after / before
+
+
+def effect_of(
+    case: Case, before: Spot, names: Sequence[str], *, sort: Sort = "time", proven: Mapping[str, str] | None = None
+) -> LeverEffect:
+    """Return what a lever, or a set of them, gives in a case: everything re-run.
+
+    Raises:
+        UnknownNameError: no such lever.
+    """
+    chosen = in_order(names)
+    cards = [find_lever(name).card for name in chosen]
+    worst = max(cards, key=lambda card: QUALITIES.index(card.quality))
+    blank = LeverEffect(
+        levers=chosen, title=cards[0].title if len(cards) == 1 else " + ".join(chosen), outcome="refused", reason="",
+        quality=worst.quality, quality_note="; ".join(dict.fromkeys(card.quality_note for card in cards)), binds=before.binds,
+        flag=" · ".join(filter(None, (flag_of(name, case.setting.engine.name) for name in chosen))),
+        proven=", ".join(filter(None, ((proven or {}).get(name, "") for name in chosen))),
+        source="; ".join(dict.fromkeys(card.source for card in cards)),
+    )  # fmt: skip
+
+    def today(now: Case) -> Today:
+        return before.today if now is case else look(now).today
+
+    try:
+        changed = apply_all(case, chosen, today)
+        if isinstance(changed, Refusal):
+            return replace(blank, reason=changed.reason)
+        after = look(changed)
+    except ByteboundError as error:
+        return replace(blank, reason=error.message)
+    cautions = cautions_of(case, chosen, today)
+    outcome, reason = _judged(before, after, cautions, sort)
+    speed = _ratio(after.rate, before.rate)
+    return replace(
+        blank, outcome=outcome, reason=reason,
+        speed=None if speed is None else Interval(speed, speed / after.spread, speed * after.spread),
+        tpot=_ratio(after.tpot, before.tpot), ttft=_ratio(after.ttft, before.ttft), memory=_ratio(after.memory, before.memory),
+        usd=_ratio(after.usd, before.usd), joules=_ratio(after.joules, before.joules), next_wall=after.binds,
+    )  # fmt: skip
+
+
+def gain_of(before: Spot, after: Spot, sort: Sort) -> float | None:
+    """Return how many times better the case became by what is sorted by; None: one of the two is unknown."""
+    if sort == "money":
+        return _ratio(before.usd, after.usd)
+    if sort == "memory":
+        return _ratio(before.memory, after.memory)
+    return _ratio(after.rate, before.rate)
+
+
+def _judged(before: Spot, after: Spot, cautions: tuple[str, ...], sort: Sort) -> tuple[Outcome, str]:
+    gain = gain_of(before, after, sort)
+    if not after.runs:
+        what = "does not fit" if not np.isfinite(after.rate) else "meets the objective at no batch"
+        return "refused", f"with it the model still {what}" if not before.runs else f"with it the model {what}"
+    if not before.runs:
+        return ("prove-first", cautions[0]) if cautions else ("helps", "runs, which it did not before")
+    said = f"{after.rate / before.rate:.2f}× tokens per second, {after.memory / before.memory:.2f}× memory"
+    if gain is not None and gain < 1 - LITTLE:
+        return "hurts", "; ".join((said, *cautions[:1]))
+    if cautions:
+        return "prove-first", cautions[0]
+    if gain is None or gain < 1 + LITTLE:
+        return "little-effect", said
+    return "helps", said
+
+
+def rank(
+    case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, str] | None = None
+) -> tuple[LeverEffect, ...]:
+    """Return what every lever gives in a case, and every set asked for, in a documented order.
+
+    Sets asked for come first. Then levers by outcome (helps, prove-first, little-effect, hurts, refused); within one outcome by
+    what is sorted by: ``time`` the highest rate (ties: the least TPOT), ``money`` the least dollars per token, ``memory`` the least
+    bytes, ``quality`` lossless before near-lossless before any, then the rate.
+
+    Raises:
+        UnknownNameError: a set names no lever.
+        RequestError: ``sort`` is not one of ``SORTS``.
+    """
+    if sort not in SORTS:
+        raise RequestError(f"cannot sort by {sort!r}", place="sort", mend=f"choose one of {', '.join(SORTS)}")
+    before = look(case)
+    asked = tuple(effect_of(case, before, names, sort=sort, proven=proven) for names in sets)
+    single = [
+        effect_of(case, before, (name,), sort=sort, proven=proven) for name, card in CARDS.items() if case.kind in card.kinds
+    ]
+    return (*asked, *sorted(single, key=lambda effect: _place(effect, sort)))
+
+
+def _place(effect: LeverEffect, sort: Sort) -> tuple[float, ...]:
+    rate = float(effect.speed.value) if effect.speed else 0.0
+    tpot = effect.tpot or 1e9
+    by = {
+        "time": (-rate, tpot),
+        "money": (effect.usd or 1e9, -rate),
+        "memory": (effect.memory or 1e9, -rate),
+        "quality": (float(QUALITIES.index(effect.quality)), -rate),
+    }[sort]
+    return (float(OUTCOMES.index(effect.outcome)), *by)
+
+
+def case_of(
+    setting: Setting, work: Serve | Train, *, objective: Mapping[str, float | None] | None = None, kind: str = "",
+    shared_prefix: float = 0.0, reused_context: float = 0.0, batch_limit: int = 0,
+) -> Case:  # fmt: skip
+    """Return a case for ranking.
+
+    Without an objective the batch stays as asked. With one, batches up to ``batch_limit`` (0: the larger of what is asked and
+    256) are tried, and each lever is judged at its own best batch that meets it.
+
+    Args:
+        setting: names resolved.
+        work: the request.
+        objective: bounds [s] by ``ttft``, ``tpot`` and ``request``.
+        kind: serve, edge, train or finetune; empty: serve or train.
+        shared_prefix, reused_context: shares of the prompt that other requests, or earlier turns, have in common.
+        batch_limit: most sequences together.
+    """
+    bounds = {name: value for name, value in (objective or {}).items() if value is not None}
+    if isinstance(work, Serve):
+        asked = int(np.max(work.batch))
+        limit = batch_limit or (max(asked, 256) if bounds else asked)
+        return Case(
+            kind or "serve", setting, work, Objective(**bounds), limit, shared_prefix=shared_prefix, reused_context=reused_context
+        )
+    return Case(kind or "train", setting, work, Objective(), 1)
+
+
+def ranking(case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, str] | None = None) -> LeverRanking:
+    """Return the ranking as a document, with the request as it was understood."""
+    setting = case.setting
+    work = understood(setting, case.work) if isinstance(case.work, Serve) else {}
+    bounds = [name.removesuffix("_s") for name, bound in _bounds(case.objective) if bound is not None]
+    how = (
+        f"each lever is judged at its own best batch up to {case.batch_limit} that meets {' and '.join(bounds)}"
+        if bounds
+        else f"the batch stays at {case.batch_limit}: room alone buys no speed; state an objective with --for to let it grow"
+    )
+    return LeverRanking(
+        model=setting.asked or setting.architecture.name, machine=setting.machine.name, work=work,
+        effects=rank(case, sort=sort, sets=sets, proven=proven), notes=(how,) if case.serve else (),
+        provenance=setting.evidence.provenance,
+    )  # fmt: skip
+
+
+__all__ = ["SORTS", "Sort", "case_of", "effect_of", "look", "rank", "ranking", "today_of"]
