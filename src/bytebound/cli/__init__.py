@@ -19,7 +19,9 @@ from bytebound.cli.measuring import measure
 from bytebound.cli.observing import observe
 from bytebound.cli.output import BUG, FINE, INTERRUPTED, WRONG, say
 from bytebound.cli.planning import plan
+from bytebound.cli.proving import prove
 from bytebound.cli.serving import Asked, estimate, explain, fit
+from bytebound.cli.sweeping import sweep
 from bytebound.cli.tracing import trace
 from bytebound.cli.training import TrainAsked, train
 from bytebound.cli.validating import validate
@@ -49,6 +51,7 @@ def examples(verb: Callable[..., int]) -> str:
 
 for command in (
     audit,
+    sweep,
     observe,
     calibrate,
     estimate,
@@ -59,6 +62,7 @@ for command in (
     trace,
     watch,
     measure,
+    prove,
     validate,
     devices,
     models,

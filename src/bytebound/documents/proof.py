@@ -10,6 +10,7 @@ from bytebound.documents.values import Interval, Provenance
 
 PROOF_SCHEMA = "bytebound.proof/1"
 PROOFS_SCHEMA = "bytebound.proofs/1"
+PROVABLES_SCHEMA = "bytebound.provables/1"
 
 METRICS = ("decode", "prefill", "request", "step", "memory", "kv_memory", "bytes")
 """What a proof compares: seconds of a decode step, prefill, whole request or training step; bytes resident; bytes of the KV cache;
@@ -98,9 +99,29 @@ class Unproven:
 
 
 @dataclass(frozen=True, slots=True)
+class Provable:
+    """One line of ``bytebound prove --list``: a lever on an engine, whether it can be proven here, and what it lacks."""
+
+    lever: str
+    engine: str
+    ready: bool
+    reason: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Provables:
+    """``bytebound prove --list``."""
+
+    trials: tuple[Provable, ...]
+    schema_: str = PROVABLES_SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
 class Proofs:
     """``bytebound prove --all``: the ledger of predicted against measured of one machine."""
 
+    id: str
     machine: str
     when: str
     proofs: tuple[Proof, ...]

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from bytebound.documents.device import Device
+from bytebound.documents.proof import Proofs
 from bytebound.documents.record import Record
 from bytebound.documents.values import from_json, plain
 from bytebound.documents.watched import Watched
@@ -20,6 +21,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "bytebound.observation/1": ("observation", "bytebound.documents.observation", "Observation"),
     "bytebound.calibration/1": ("calibration", "bytebound.documents.calibration", "Calibration"),
     "bytebound.watched/1": ("watched", "bytebound.documents.watched", "Watched"),
+    "bytebound.proofs/1": ("proofs", "bytebound.documents.proof", "Proofs"),
     "bytebound.correction/1": ("correction", "bytebound.documents.correction", "Correction"),
 }
 """Schema of a document -> its kind, and the module and class that read it."""
@@ -115,6 +117,9 @@ def _title(document: Any, kind: str) -> str:
     if isinstance(document, Watched):
         rank = document.fullest
         return f"{rank.model.name if rank and rank.model else kind}: {' '.join(document.command)}"
+    if isinstance(document, Proofs):
+        held = sum(proof.verdict == "confirmed" for proof in document.proofs)
+        return f"{held} of {len(document.proofs)} levers confirmed: {', '.join(p.lever for p in document.proofs)}"
     run = getattr(document, "run", document)
     words = [getattr(document, "model", ""), getattr(run, "engine", ""), getattr(run, "engine_version", "")]
     formats = dict.fromkeys(str(cost.weights) for cost in getattr(document, "formats", ()))

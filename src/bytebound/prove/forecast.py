@@ -13,7 +13,6 @@ import numpy as np
 
 from bytebound.documents.device import Figure, Machine
 from bytebound.documents.values import Interval, Provenance
-from bytebound.documents.work import Serve
 from bytebound.observe.calibrate import Asked, calibrate_together
 from bytebound.predict.calibrated import calibrated
 from bytebound.predict.estimate import settle
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from bytebound.documents.architecture import Architecture
     from bytebound.documents.calibration import Calibration
+    from bytebound.documents.work import Serve
 
 ENGINE = "llama.cpp"
 PROBE_ROUNDS, PROBE_S = 15, 8.0

@@ -181,7 +181,7 @@ def mixed_note(architecture: Architecture, weights: str) -> tuple[str, ...]:
 def kv_trial(lever: str, kv: str, bench: Bench) -> Trial:
     """Return the trial of a KV-cache format: decode at depth, and the cache's bytes."""
     model = chosen(bench, "1b-short", "q8_0")
-    sides = [side(model, bench, DEEP + 8, kv=name, flash="on") for name in ("fp16", kv)]
+    sides = tuple(side(model, bench, DEEP + 8, kv=name, flash="on") for name in ("fp16", kv))
 
     def predict() -> dict[str, Forecast]:
         work = Serve(prompt=DEEP, output=1)
@@ -197,7 +197,7 @@ def kv_trial(lever: str, kv: str, bench: Bench) -> Trial:
         return text_quality(first, second, bench.folder)
 
     return Trial(
-        lever, f"KV cache in {kv} instead of fp16", ENGINE, model.name, *sides,
+        lever, f"KV cache in {kv} instead of fp16", ENGINE, model.name, sides[0], sides[1],
         timed=(Timed("decode", "step", {"depth": DEEP}, {"depth": DEEP}, prepare={"depth": DEEP}),),
         counted=(Counted("kv_memory", "kv"),), predict=predict, quality=quality, real_weights=model.real,
         notes=(f"one sequence at {DEEP:,} tokens, flash attention on: llama.cpp quantizes V only with it",),
@@ -218,7 +218,7 @@ def flash_trial(bench: Bench) -> Trial:
 
     return Trial(
         "flash-serving", "flash attention instead of eager", ENGINE, model.name,
-        *(side(model, bench, DEEP + 8, flash=flash) for flash in ("off", "on")),
+        side(model, bench, DEEP + 8, flash="off"), side(model, bench, DEEP + 8, flash="on"),
         timed=(Timed("decode", "step", {"depth": DEEP}, {"depth": DEEP}, prepare={"depth": DEEP}),),
         counted=(), predict=predict, real_weights=model.real,
         notes=(f"one sequence at {DEEP:,} tokens; llama.cpp's own choice (auto) is on",),
@@ -244,7 +244,7 @@ def batch_trial(bench: Bench) -> Trial:
 
     return Trial(
         "larger-batch", f"{SEQUENCES} sequences at once instead of 1", ENGINE, model.name,
-        *(side(model, bench, SHALLOW + 8, sequences=count) for count in (1, SEQUENCES)),
+        side(model, bench, SHALLOW + 8, sequences=1), side(model, bench, SHALLOW + 8, sequences=SEQUENCES),
         timed=(
             Timed("decode", "step", {"depth": SHALLOW}, {"depth": SHALLOW}, prepare={"depth": SHALLOW}, per=(1, SEQUENCES)),
         ),
