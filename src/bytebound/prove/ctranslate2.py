@@ -23,8 +23,7 @@ COMPUTE = {"fp32": "float32", "int8": "int8", "int16": "int16", "bf16": "bfloat1
 """Our name of a weight format -> CTranslate2's compute type."""
 STORED = {"int8": "int8", "int16": "bf16", "bf16": "bf16", "fp32": "fp32"}
 """What it takes in memory: int8 has one fp32 scale per row (CTranslate2 docs, quantization), int16 as many bytes as bf16."""
-QUIET = {"KMP_BLOCKTIME": "1", "CT2_VERBOSE": "-1"}
-"""Its threads would spin for 200 ms after a step [ms], into the other side's turn."""
+QUIET = {"CT2_VERBOSE": "-1"}
 DEPTH, PREFILL, PROMPT, PREFIX = 16, 128, 256, 192
 SEQUENCES = 8
 
