@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.audit.draws import HBM_SHARE_OF_PRICE, Factors, Supply, factors, month_index, supply
+from bytebound.audit.deal import deal, share
+from bytebound.audit.draws import EVERY, HBM_SHARE_OF_PRICE, Factors, Supply, factors, month_index, supply
 from bytebound.audit.fixes import Situation, all_fixes, need_devices, roadmap_machines
 from bytebound.audit.record import assumptions, totals, workload_record
 from bytebound.audit.starve import bands, first_starvation, headroom
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bytebound.audit.surface import Surface
+    from bytebound.documents.architecture import Architecture
 
     Array = NDArray[Any]
 
@@ -87,14 +89,14 @@ def audit_fleet(
     fleet = fleet if isinstance(fleet, Fleet) else read_fleet(Path(fleet))
     began = time.perf_counter()
     horizon = fleet.months if months is None else months
-    _check(horizon, draws, seed, memory_price, slip_months)
+    check(horizon, draws, seed, memory_price, slip_months)
     if horizon * draws * len(fleet.workload) > CELL_LIMIT:
         raise QuantityError(
             f"{draws:,} draws × {horizon} months × {len(fleet.workload)} workloads is more than {CELL_LIMIT:,}",
             place="--draws",
             mend="lower --draws",
         )
-    machines = {pool.name: _machine(pool, index, place) for index, pool in enumerate(fleet.pool)}
+    machines = {pool.name: pool_machine(pool, index, place) for index, pool in enumerate(fleet.pool)}
     supplies = {
         pool.name: supply(
             fleet,
@@ -113,8 +115,11 @@ def audit_fleet(
         _study(w, index, machines[w.pool], coming, months=horizon, draws=draws, seed=seed, place=place)
         for index, w in enumerate(fleet.workload)
     ]
-    shares = allocate(fleet, studied, supplies)
-    names = tuple(_month_name(fleet.start, m) for m in range(horizon))
+    weights = deal(fleet, {s.workload.name: float(np.median(s.need[:, 0])) for s in studied})
+    shares = {
+        w.name: share(fleet, w, supplies[w.pool].devices, weight=weights.get(w.name, 0.0)) for w in fleet.workload
+    }
+    names = tuple(month_name(fleet.start, m) for m in range(horizon))
     fleet_need = _fleet_need(fleet, studied, supplies, machines)
     audits = [_conclude(s, shares[s.workload.name], supplies[s.workload.pool], fleet_need) for s in studied]
     audits.sort(key=urgency)
@@ -153,7 +158,8 @@ def urgency(audit: WorkloadAudit) -> tuple[float, float, float, float]:
     )  # fmt: skip
 
 
-def _check(months: int, draws: int, seed: int, memory_price: float, slip: float) -> None:
+def check(months: int, draws: int, seed: int, memory_price: float, slip: float) -> None:
+    """Raise QuantityError where an argument is outside its range."""
     for name, value, low, high in (
         ("--months", months, 1, 120), ("--draws", draws, 10, DRAW_LIMIT), ("--seed", seed, 0, 2**63 - 1),
         ("--memory-price", memory_price, 0.01, 100), ("--slip-months", slip, 0, 120),
@@ -162,7 +168,12 @@ def _check(months: int, draws: int, seed: int, memory_price: float, slip: float)
             raise QuantityError(f"{name} is {value:g}, outside {low:g} … {high:g}", place=name)
 
 
-def _machine(pool: Pool, index: int, place: str) -> Machine:
+def pool_machine(pool: Pool, index: int, place: str) -> Machine:
+    """Return a pool's devices as one machine, at the pool's own price where it states one.
+
+    Raises:
+        UnknownNameError, DocumentError, QuantityError: the device is not understood; placed in the fleet file.
+    """
     try:
         found = find_machine(pool.device)
     except ByteboundError as error:
@@ -195,11 +206,11 @@ def upcoming_machines(fleet: Fleet, horizon: int, memory_price: float = 1.0) -> 
         except ByteboundError:
             continue  # announced without a rate or a bandwidth: nothing can be computed on it yet
         if machine.device.kind in {"gpu", "tpu", "asic"} and machine.device.scaleup_bytes_per_s is not None:
-            found[machine.device.id] = (_dearer(machine, memory_price), month)
+            found[machine.device.id] = (dearer(machine, memory_price), month)
     return tuple(found.values())
 
 
-def _dearer(machine: Machine, memory_price: float) -> Machine:
+def dearer(machine: Machine, memory_price: float) -> Machine:
     """Return the machine at the price a memory-price scenario gives it."""
     price, factor = machine.usd_per_device_hour, 1 + HBM_SHARE_OF_PRICE * (memory_price - 1)
     if price is None or factor == 1.0:
@@ -225,25 +236,38 @@ def _study(
     place: str,
 ) -> Studied:
     try:
-        case, base = _case(w, machine, coming)
-        sampled = factors(w.demand, name=w.name, months=months, draws=draws, seed=seed, sigma=error_sigma(case))
-        if w.kind == "edge":  # one device serves one user however many users there are
-            sampled = replace(sampled, demand=np.ones_like(sampled.demand))
-        axes = Axes(*(_axis(getattr(sampled, name), GRID[name]) for name in ("context", "model", "error")))
+        case, base = case_of(w, machine, coming)
+        sampled = sample(w, case, months=months, draws=draws, seed=seed)
+        axes = axes_of(sampled)
         found = surface(case, axes)
     except ByteboundError as error:
-        if w.job is not None and error.place in Job.model_fields:
-            parts = ["workload", index, "job", error.place]
-            error.place = ""
-        else:
-            parts = [
-                "workload",
-                index,
-                {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name"),
-            ]
-        raise error.at(f"{place_in(Path(place), parts)} ({w.name})") from None
+        raise placed(error, w, index, place) from None
     need, limit = need_devices(found, sampled, base, case=case, months=months)
     return Studied(w, case, axes, sampled, found, base, need, limit)
+
+
+def placed(error: ByteboundError, w: Workload, index: int, place: str) -> ByteboundError:
+    """Return the error of a workload placed at its line of the fleet file."""
+    if w.job is not None and error.place in Job.model_fields:
+        parts: list[str | int] = ["workload", index, "job", error.place]
+        error.place = ""
+    else:
+        key = {"model": "model", "dtype": "deployment"}.get(getattr(error, "kind", ""), "name")
+        parts = ["workload", index, key]
+    return error.at(f"{place_in(Path(place), parts)} ({w.name})")
+
+
+def sample(w: Workload, case: Case, *, months: int, draws: int, seed: int, only: slice = EVERY) -> Factors:
+    """Return the workload's sampled factors, of every draw or of ``only`` some."""
+    found = factors(w.demand, name=w.name, months=months, draws=draws, seed=seed, sigma=error_sigma(case), only=only)
+    if w.kind == "edge":  # one device serves one user however many users there are
+        return replace(found, demand=np.ones_like(found.demand))
+    return found
+
+
+def axes_of(sampled: Factors) -> Axes:
+    """Return the grid that the sampled factors span."""
+    return Axes(*(_axis(getattr(sampled, name), GRID[name]) for name in ("context", "model", "error")))
 
 
 def _axis(values: Array, points_: int) -> Array:
@@ -260,10 +284,18 @@ def tokens_of(value: int | Lengths) -> float:
     return value.mean if isinstance(value, Lengths) else float(value)
 
 
-def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]) -> tuple[Case, float]:
-    """Return the case and its base demand (requests/s at the peak, or training tokens/s)."""
+def case_of(
+    w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...], model: Architecture | None = None
+) -> tuple[Case, float]:
+    """Return the case and its base demand (requests/s at the peak, or training tokens/s).
+
+    ``model`` is what the workload's model name stands for, where it has been read already.
+
+    Raises:
+        ByteboundError: the deployment or job is not possible on the machine.
+    """
     d, j = w.deployment, w.job
-    setting = settle(w.model, machine, d.engine)
+    setting = settle(model or w.model, machine, d.engine)
     if w.kind in {"train", "finetune"}:
         if j is None:
             raise DocumentError("has no job table", mend="give [workload.job]")
@@ -305,37 +337,6 @@ def _case(w: Workload, machine: Machine, coming: tuple[tuple[Machine, int], ...]
         roadmap=() if w.kind == "edge" else roadmap_machines(coming, machine.device.id),
     )  # fmt: skip
     return case, (w.demand.requests or 1.0) * w.demand.peak if w.kind == "serve" else 1.0
-
-
-def allocate(fleet: Fleet, studied: list[Studied], supplies: dict[str, Supply]) -> dict[str, Array]:
-    """Return each workload's devices (draws, months).
-
-    A stated ``devices`` is fixed; the rest of a pool is dealt to its other workloads in proportion to their median need in
-    the first month. An edge workload has the device it runs on.
-    """
-    shares: dict[str, Array] = {}
-    for pool in fleet.pool:
-        mine = [s for s in studied if s.workload.pool == pool.name]
-        devices = supplies[pool.name].devices
-        open_ = [s for s in mine if s.workload.devices is None and s.workload.kind != "edge"]
-        fixed = float(sum(s.workload.devices or 0 for s in mine))
-        needs = np.array([float(np.median(s.need[:, 0])) for s in open_])
-        known = needs[np.isfinite(needs)]
-        needs = np.where(np.isfinite(needs), needs, known.mean() if len(known) else 1.0)
-        rest = np.maximum(devices - fixed, 0.0)
-        for s in mine:
-            if s.workload.kind == "edge":
-                shares[s.workload.name] = np.ones_like(devices)
-            elif s.workload.devices is not None:
-                grown = (
-                    devices / max(float(pool.count), fixed, 1.0)
-                    if not open_
-                    else np.minimum(devices / max(fixed, 1.0), 1.0)
-                )
-                shares[s.workload.name] = s.workload.devices * grown
-            else:
-                shares[s.workload.name] = rest * needs[open_.index(s)] / max(needs.sum(), 1e-300)
-    return shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +395,8 @@ def _pool_audit(pool: Pool, machine: Machine, found: Supply, mine: list[Studied]
     )  # fmt: skip
 
 
-def _month_name(start: str, offset: int) -> str:
+def month_name(start: str, offset: int) -> str:
+    """Return the month ``offset`` months after ``start``, as ``YYYY-MM``."""
     year, month = (int(part) for part in start.split("-"))
     index = month - 1 + offset
     return f"{year + index // 12:04d}-{index % 12 + 1:02d}"

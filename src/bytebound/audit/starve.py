@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+NEVER = int(np.iinfo(np.int64).max)
+"""The month of a draw that does not starve within the horizon."""
 MOST_HEADROOM = 99.0
 """Headroom is shown up to here: a resource nobody uses has no useful ratio."""
 
@@ -31,17 +33,23 @@ def bands(values: Array) -> Headroom:
     return Headroom(tuple(map(float, low)), tuple(map(float, middle)), tuple(map(float, high)))
 
 
+def starving_months(room: Array) -> NDArray[np.int64]:
+    """Return the first month (draws,) whose ``room`` (headroom; draws, months) is below 0, ``NEVER`` where none is."""
+    short = room < 0
+    return np.where(short.any(axis=1), short.argmax(axis=1), NEVER)
+
+
+def starves(first: NDArray[np.int64], codes: NDArray[np.int64]) -> Starves:
+    """Return the summary over the draws: ``first`` (draws,) as above, ``codes`` what limits each draw that starves."""
+    if not len(codes):
+        return Starves(0.0, None, None, None, None)
+    months = [int(m) if m < NEVER else None for m in np.quantile(first, (0.1, 0.5, 0.9), method="inverted_cdf")]
+    most = int(np.bincount(codes, minlength=len(LIMITS)).argmax())
+    return Starves(float((first < NEVER).mean()), months[0], months[1], months[2], LIMITS[most])
+
+
 def first_starvation(need: Array, supply: Array, limit: NDArray[np.int64]) -> Starves:
     """Return when need first passes supply over the draws, and what most often limits then."""
-    short = headroom(need, supply) < 0
-    ever = short.any(axis=1)
-    probability = float(ever.mean())
-    if not bool(ever.any()):
-        return Starves(0.0, None, None, None, None)
-    first = np.where(ever, short.argmax(axis=1), np.iinfo(np.int64).max)
-    months = [int(m) if m < need.shape[1] else None for m in np.quantile(first, (0.1, 0.5, 0.9), method="inverted_cdf")]
-    rows = np.flatnonzero(ever)
-    codes = np.broadcast_to(limit, short.shape)[rows, first[rows]]
-    return Starves(
-        probability, months[0], months[1], months[2], LIMITS[int(np.bincount(codes, minlength=len(LIMITS)).argmax())]
-    )
+    first = starving_months(headroom(need, supply))
+    rows = np.flatnonzero(first < NEVER)
+    return starves(first, np.broadcast_to(limit, np.shape(need))[rows, first[rows]])

@@ -1,1 +1,5 @@
-"""Sweeps: fleets, months, plans and draws in parts, on local processes or Ray, written to Parquet as they finish."""
+"""Fleet × roadmap × plans × draws, in parts, on processes or a Ray cluster, streamed to Parquet."""
+
+from bytebound.sweep.run import sweep_fleet
+
+__all__ = ["sweep_fleet"]
