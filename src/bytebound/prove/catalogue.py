@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 ENGINES = {
     "llama.cpp": "bytebound.prove.llamacpp",
     "ctranslate2": "bytebound.prove.ctranslate2",
+    "pytorch": "bytebound.prove.pytorch",
+    "torchao": "bytebound.prove.torchao",
 }
 """Engine as users write it -> the module of its trials (``TRIALS``, ``NEEDS``, ``version()``)."""
 EXTRA = 'pip install "bytebound[prove]"'

