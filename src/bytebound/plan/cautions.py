@@ -93,6 +93,8 @@ def speculation(case: Case, now: Today) -> str:
     """Rule 7: acceptance decides, and a crowded batch pays for every rejected token."""
     if is_cpu(case):
         return "a CPU has little compute to spare for verification (rule 7)"
+    if case.setting.engine.name in EAGER:
+        return "every draft token pays the host time of an eager step too"
     tokens = 4 * now.batch
     if tokens > CROWDED_SHARE * now.ridge_tokens:
         return f"{tokens:.0f} tokens to verify are over a fifth of the ridge of {now.ridge_tokens:.0f}: 0.88 to 1.5 times measured there by draft (rule 7)"

@@ -20,7 +20,7 @@ BLOCK, STRONG = 256, 64
 """Points compared with the front at once; points that all are compared with first, which beat most of the others."""
 ROUNDED = 1e-9
 """Sums of logarithms that differ by less may differ by rounding alone."""
-MARGINS = (0.05, 0.1, 0.2, 0.4, 0.8)
+MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 MOST_STATES = 5_000_000
 """Most fillings of a pool that are gone through (40 MB per model)."""
 

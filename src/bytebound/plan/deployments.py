@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,8 @@ from bytebound.documents.plan import Deployment
 from bytebound.documents.values import Interval
 from bytebound.facts.formats import find_format
 from bytebound.plan.levers import LEVERS
-from bytebound.plan.scoring import AXES, HOURS, chances, taken, work_of
+from bytebound.plan.scoring import HOURS, chances, taken, work_of
 from bytebound.plan.space import quality_of
-from bytebound.predict.estimate import understood
 from bytebound.predict.parts import Z80
 from bytebound.predict.roofline import TIME_RESOURCES
 from bytebound.units import SECONDS_PER_MONTH
@@ -71,12 +71,8 @@ def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], te
     weights, kv = space.weights[int(row["weights"])], space.kv[int(row["kv"])]
     group = int(row["tp"] * row["pp"] * row["dp"])
     device = space.setting.machine.device
-    whole = {
-        name: np.array([int(one[name][0]) if float(one[name][0]).is_integer() else float(one[name][0])])
-        for name in AXES
-    }
-    asked = understood(space.setting, work_of(space, terms, whole, weights=weights, kv=kv))
-    work = {name: value.tolist()[0] if isinstance(value, np.ndarray) else value for name, value in asked.items()}
+    asked = asdict(work_of(space, terms, one, weights=weights, kv=kv))
+    work = {name: _plain(value) for name, value in asked.items()}
     tokens = terms.wanted.demand_per_s * terms.wanted.output * SECONDS_PER_MONTH / 1e6
     usd = _bill(space, row["devices"])
     quality = quality_of(weights, kv)
@@ -97,6 +93,12 @@ def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], te
         quality=quality, quality_note="; ".join(dict.fromkeys(_NOTES[n] for n in levers if n in _NOTES and quality != "lossless")) or "none",
         levers=levers, engine=space.setting.engine.name, notes=_notes(space, row, terms, weights),
     )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Return a field of a request of one row as plain data, whole numbers as such."""
+    value = value.tolist()[0] if isinstance(value, np.ndarray) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _around(value: float, sd: float, floor: float = 0.0) -> Interval:

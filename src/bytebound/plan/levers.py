@@ -32,7 +32,7 @@ FUNCTIONS: dict[str, Apply] = (
 )
 LISTED_WHOLE = ("vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers")
 """Engines whose levers our table lists whole: one that it does not list there, the engine does not have."""
-ANYWHERE = ("hardware", "request", "attention", "sharding")
+ANYWHERE = ("hardware", "request", "attention", "sharding", "sparsity")
 """Groups that are no feature of a serving engine."""
 
 

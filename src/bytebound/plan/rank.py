@@ -212,7 +212,7 @@ def _judged(before: Spot, after: Spot, cautions: tuple[str, ...], sort: Sort) ->
         what = "does not fit" if not np.isfinite(after.rate) else "meets the objective at no batch"
         return "refused", f"with it the model still {what}" if not before.runs else f"with it the model {what}"
     if not before.runs:
-        return ("prove-first", cautions[0]) if cautions else ("helps", "runs, which it did not before")
+        return ("prove-first", cautions[0]) if cautions else ("helps", f"runs, which it did not before: {after.rate:,.3g} tokens per second")
     said = f"{after.rate / before.rate:.2f}× tokens per second, {after.memory / before.memory:.2f}× memory"
     if gain is not None and gain < 1 - LITTLE:
         return "hurts", "; ".join((said, *cautions[:1]))

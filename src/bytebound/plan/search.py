@@ -15,6 +15,7 @@ from bytebound.models import read_model
 from bytebound.plan.choose import Menu, front, readable, share_out
 from bytebound.plan.deployments import deployments
 from bytebound.plan.infeasible import why_infeasible
+from bytebound.plan.objective import CORRELATION
 from bytebound.plan.ranges import read_ranges
 from bytebound.plan.scoring import Terms, best_of, cheapest_by_devices, meeting, preferred, slabs, taken
 from bytebound.plan.space import LARGEST_REPLICA, NUMERIC, ORDER, Space, space_of
@@ -158,7 +159,7 @@ def plan_of(request: PlanRequest, *, progress: Progress | None = None) -> Plan:
         found.append(_search(terms, spaces, lambda made, before=done: progress and progress(before + made, total)))  # type: ignore[misc]
         done += found[-1].predictions
     picked, short = _pick(request, found, supply)
-    plans = tuple(_model_plan(each, best, supply) for each, best in zip(found, picked, strict=True))
+    plans = tuple(_model_plan(each, best, supply, ranges) for each, best in zip(found, picked, strict=True))
     return _whole(request, found, plans, supply, short=short, seconds=time.perf_counter() - started)
 
 
@@ -284,13 +285,16 @@ def _pool_score(rows: Rows, minimize: Minimize, *, priced: bool) -> Array:
     return rows["devices"] if minimize == "cost" and not priced else rows["score"]
 
 
-def _model_plan(found: Found, best: int | None, supply: Sequence[Supply]) -> tuple[ModelPlan, float]:
+def _model_plan(
+    found: Found, best: int | None, supply: Sequence[Supply], ranges: Mapping[str, Any]
+) -> tuple[ModelPlan, float]:
     """Return the plan of one model and the margin its front was merged within."""
     wanted = found.terms.wanted
     objective = {name: wanted.objective.get(name) for name in ("ttft", "tpot", "request")}
     empty = ModelPlan(wanted.model, wanted.demand_per_s, wanted.prompt, wanted.output, objective, None, ())
     if found.rows is None or best is None:
-        return replace(empty, infeasible_because=why_infeasible(found.terms, found.spaces, supply)), 0.0
+        wider = _spaces(replace(found.terms.request, quality="any"), wanted, supply, ranges)
+        return replace(empty, infeasible_because=why_infeasible(found.terms, wider, supply)), 0.0
     on = taken(found.rows, found.front)
     order = preferred(on)
     on, values = taken(on, order), respects(on)[order]
@@ -349,7 +353,7 @@ def _ranges(found: Sequence[Found], supply: Sequence[Supply]) -> dict[str, list[
 def _notes(request: PlanRequest, supply: Sequence[Supply], searched: Searched) -> tuple[str, ...]:
     notes = [
         f"copies carry the demand at {request.most_used:.0%} of what they can take; TTFT includes the wait at a copy that is busy all the time",
-        f"chance of meeting the objective: lognormal errors of the predicted intervals, those of TTFT and TPOT correlated by 0.5 (assumed); at least {request.sure:.0%} is asked for",
+        f"chance of meeting the objective: lognormal errors of the predicted intervals, those of TTFT and TPOT correlated by {CORRELATION} (as measured); at least {request.sure:.0%} is asked for",
         "whole nodes are rented"
         if request.whole_nodes
         else "devices are rented one by one; --whole-nodes rounds up to nodes",
