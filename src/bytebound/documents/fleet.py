@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
-import re
-import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from bytebound.errors import DocumentError, QuantityError
-from bytebound.units import parse
+from bytebound.documents.toml_file import dotted, line_of, parse_toml, quantity, read_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FLEET_SCHEMA = "bytebound.fleet/1"
-FILE_LIMIT_BYTES = 1 << 20
 MONTH_LIMIT = 120
-
-
-def _quantity(dimension: str) -> BeforeValidator:
-    def read(value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return parse(value, dimension)
-        except QuantityError as error:  # pydantic collects ValueErrors with their place
-            raise ValueError(str(error)) from None
-
-    return BeforeValidator(read)
 
 
 def _month(value: object) -> object:
@@ -40,12 +24,12 @@ def _month(value: object) -> object:
 
 
 Positive = Field(gt=0, lt=1e18, allow_inf_nan=False)
-Seconds = Annotated[float, _quantity("seconds"), Positive]
-PerSecond = Annotated[float, _quantity("requests per second"), Positive]
-UsdPerHour = Annotated[float, _quantity("US dollars per hour"), Field(ge=0, lt=1e9, allow_inf_nan=False)]
-Watts = Annotated[float, _quantity("watts"), Positive]
+Seconds = Annotated[float, quantity("seconds"), Positive]
+PerSecond = Annotated[float, quantity("requests per second"), Positive]
+UsdPerHour = Annotated[float, quantity("US dollars per hour"), Field(ge=0, lt=1e9, allow_inf_nan=False)]
+Watts = Annotated[float, quantity("watts"), Positive]
 Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
-Share = Annotated[float, _quantity("fraction"), Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, quantity("fraction"), Field(ge=0, le=1, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
 Month = Annotated[str, BeforeValidator(_month), Field(pattern=r"^(19|20)\d\d-(0[1-9]|1[0-2])$")]
@@ -220,7 +204,7 @@ class Workload(_Record):
 class Limits(_Record):
     """What the whole fleet may not exceed."""
 
-    usd_per_month: Annotated[float, _quantity("US dollars"), Positive] | None = None
+    usd_per_month: Annotated[float, quantity("US dollars"), Positive] | None = None
     power: Watts | None = None
 
 
@@ -273,108 +257,22 @@ def read_fleet(path: Path) -> Fleet:
     Raises:
         DocumentError: missing, too large, not TOML, or wrong; every problem is named with file, line and key.
     """
-    try:
-        if path.stat().st_size > FILE_LIMIT_BYTES:
-            raise DocumentError(
-                f"larger than {FILE_LIMIT_BYTES} bytes", place=str(path), mend="a fleet file is a few kilobytes"
-            )
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DocumentError("no such file", place=str(path), mend="give the path of a fleet file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(f"cannot be read: {error}", place=str(path)) from None
-    return parse_fleet(text, place=str(path))
+    return parse_fleet(read_toml(path, kind="fleet"), place=str(path))
 
 
 def parse_fleet(text: str, *, place: str = "fleet") -> Fleet:
     """Return the fleet that ``text`` (TOML) describes. Raises DocumentError as ``read_fleet`` does."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        where = f"{place}:{line[1]}" if line else place
-        raise DocumentError(f"not TOML: {error}", place=where, mend="check the brackets and quotes there") from None
-    except RecursionError:
-        raise DocumentError("nested too deeply", place=place) from None
-    try:
-        return Fleet.model_validate(data)
-    except ValidationError as error:
-        raise DocumentError(_sentences(error, text, place), mend="see docs/fleet.md") from None
+    return parse_toml(Fleet, text, place=place, tables=_TABLES, mend="see docs/fleet.md")
 
 
 def place_in(path: Path, parts: list[Any]) -> str:
     """Return ``file:line: key`` of the key that ``parts`` names (``["pool", 0, "device"]``), for errors found later."""
     if not path.is_file():
-        return f"{path}: {_dotted(parts)}"
-    return f"{path}:{_line_of(path.read_text(encoding='utf-8'), parts)}: {_dotted(parts)}"
-
-
-def _sentences(error: ValidationError, text: str, place: str) -> str:
-    found = []
-    problems = error.errors(include_url=False)
-    inner = {item["loc"][:depth] for item in problems for depth in range(1, len(item["loc"]))}
-    for item in problems:
-        if item["type"] == "too_short" and item["loc"] in inner:
-            continue  # pydantic counts what is left after the wrong ones, which are named themselves
-        path, message = item["loc"], str(item["msg"]).removeprefix("Value error, ")
-        pointed = re.match(r"@([\w.]+)@", message)
-        if pointed:
-            path = tuple(int(part) if part.isdigit() else part for part in pointed[1].split("."))
-            message = message[pointed.end() :]
-        parts = [part for part in path if not (isinstance(part, str) and part in {"Lengths", "int", "constrained-int"})]
-        line = _line_of(text, parts)
-        key = _dotted(parts)
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key{_nearest_key(parts)}"
-        given = item.get("input")
-        shown = (
-            f" (given {given!r})" if isinstance(given, str | int | float) and item["type"] != "extra_forbidden" else ""
-        )
-        found.append((line, f"{place}:{line}: {key}: {message}{shown}" if key else f"{place}:{line}: {message}"))
-    return "\n".join(dict.fromkeys(sentence for _, sentence in sorted(found)))
-
-
-def _dotted(parts: list[Any]) -> str:
-    text = ""
-    for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".")
+        return f"{path}: {dotted(parts)}"
+    return f"{path}:{line_of(path.read_text(encoding='utf-8'), parts)}: {dotted(parts)}"
 
 
 _TABLES: dict[str, type[BaseModel]] = {
     "pool": Pool, "roadmap": RoadmapEvent, "workload": Workload, "limits": Limits, "demand": Demand,
     "objective": Objective, "deployment": Deployment, "job": Job, "prompt": Lengths, "output": Lengths,
 }  # fmt: skip
-
-
-def _nearest_key(parts: list[Any]) -> str:
-    tables = [part for part in parts[:-1] if isinstance(part, str) and part in _TABLES]
-    known = list(_TABLES[tables[-1]].model_fields) if tables else list(Fleet.model_fields)
-    near = difflib.get_close_matches(str(parts[-1]), known, n=2, cutoff=0.5) if parts else []
-    return f"; nearest: {', '.join(near)}" if near else f"; known: {', '.join(name.rstrip('_') for name in known)}"
-
-
-def _line_of(text: str, parts: list[Any]) -> int:
-    """Return the line of the key ``parts`` names, or of the table that should hold it."""
-    names = [part for part in parts if isinstance(part, str)]
-    index = next((part for part in parts if isinstance(part, int)), 0)
-    seen: dict[str, int] = {}
-    best, inside, header = 1, not names or len(names) == 1, ""
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        table = re.match(r"\[\[?\s*([\w.\-\"]+)\s*\]\]?", line)
-        if table:
-            header = table[1].replace('"', "")
-            if line.startswith("[["):
-                seen[header] = seen.get(header, -1) + 1
-            root = header.split(".")[0]
-            inside = bool(names) and root == names[0] and seen.get(root, 0) == index
-            if inside and header == ".".join(names[: header.count(".") + 1]):
-                best = number
-        elif inside and names:
-            key = re.match(r"([\w\-\".]+)\s*=", line)
-            if key:
-                full = [*header.split("."), *key[1].replace('"', "").split(".")] if header else key[1].split(".")
-                if full == names or (full == names[: len(full)] and len(full) > header.count(".") + 1):
-                    return number
-    return best
