@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - the parser reads it
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bytebound.documents.plan import Plan, PlanRequest
 
 RANGES = Group("Ranges", help="Values to try: 1,2,4 or low:high or low:high:step.", sort_key=5)
-ENGINES = ("vllm", "sglang", "tensorrt-llm", "llama.cpp", "kubernetes")
 
 
 def _range(text: str) -> Parameter:
@@ -189,7 +188,7 @@ def _started(found: Plan) -> Plan:
     def with_commands(best: Any) -> Any:
         if best is None:
             return None
-        return replace(best, commands=commands(best, settle(best.model, best.machine, best.engine), ENGINES))
+        return replace(best, commands=commands(best, settle(best.model, best.machine, best.engine)))
 
     models = tuple(replace(each, best=with_commands(each.best)) for each in found.models)
     return replace(found, models=models, best=models[0].best if found.best is not None else None)

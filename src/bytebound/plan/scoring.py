@@ -42,9 +42,9 @@ COLUMNS = (
 AXES = (
     "tp", "pp", "ep", "dp", "batch", "chunk", "prefix_hit", "offload_hit", "host_weights", "draft_tokens", "disaggregated",
 )  # fmt: skip
-PREFERRED = ("score", "devices", "worse", "changes", "each_s", "first_s", "joules", "batch")
+PREFERRED = ("score", "devices", "worse", "changes", "weights", "kv", "each_s", "first_s", "joules", "batch")
 """How the best is chosen: by what is minimised; then fewer devices, better quality, fewer changes to the
-checkpoint, lower latency."""
+checkpoint, formats in the order they are listed, lower latency."""
 
 
 @dataclass(frozen=True, slots=True)
