@@ -12,7 +12,7 @@ import numpy as np
 
 from bytebound.documents.work import Serve, Train
 from bytebound.plan.case import Today
-from bytebound.plan.today import serving_today
+from bytebound.plan.today import batches, serving_today
 from bytebound.predict.roofline import TIME_RESOURCES
 from bytebound.predict.train_memory import LEVEL_Z, bounds
 from bytebound.predict.training import train_time
@@ -115,12 +115,6 @@ def error_sigma(case: Case) -> float:
     if isinstance(case.work, Train):
         return float(np.log(np.max(train_time(case.setting, case.work).spread)) / LEVEL_Z)
     return float(np.log(case.setting.evidence.tpot_spread) / LEVEL_Z)
-
-
-def batches(limit: int) -> Array:
-    """Return the batches tried: steps of √2 up to ``limit``, which is among them."""
-    steps = int(np.ceil(2 * np.log2(max(limit, 1)))) + 1
-    return np.unique(np.append(np.floor(2 ** (np.arange(steps) / 2)), limit)).clip(1, limit)
 
 
 def surface(case: Case, axes: Axes) -> Surface:

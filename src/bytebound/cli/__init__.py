@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 
 from bytebound.cli.calibrating import calibrate
 from bytebound.cli.fleets import audit
+from bytebound.cli.levers import levers
 from bytebound.cli.lookups import devices, engines, formats, models, prices, schema, trends
 from bytebound.cli.measuring import measure
 from bytebound.cli.observing import observe
@@ -57,6 +58,7 @@ for command in (
     estimate,
     explain,
     fit,
+    levers,
     plan,
     train,
     trace,

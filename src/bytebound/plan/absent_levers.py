@@ -72,7 +72,9 @@ ABSENT_LEVERS: dict[str, Apply] = {
     "sliding-window": other_attention("a sliding window"),
     "sparse-attention": other_attention("sparse attention", reads_only=True),
     "kv-sharing": other_attention("KV shared between layers"),
-    "kv-eviction": refused("no serving engine of our tables evicts tokens; kvpress does it in research code on transformers"),
+    "kv-eviction": refused(
+        "no serving engine of our tables evicts tokens; kvpress does it in research code on transformers"
+    ),
     "flash-memory": refused("no maintained engine streams active rows from flash"),
     "paged-kv": paged_kv,
     "unified-memory": refused("it is another machine: name one with --on, such as m3-ultra or gb10-dgx-spark"),

@@ -33,6 +33,7 @@ def is_cpu(case: Case) -> bool:
 
 def weight_only(case: Case, now: Today) -> str:
     """Rule 1: products at the 16-bit rate and unpacking on top, where many tokens share the weights."""
+    del case
     if now.prefill_time_share > PREFILL_SHARE:
         return f"prefill is {now.prefill_time_share:.0%} of the time and does not gain: 0.76 to 0.94 times measured (rule 1)"
     if now.batch > now.ridge_tokens * IDEAL_SHARE:
@@ -80,7 +81,10 @@ def quantized_kv(case: Case, now: Today) -> str:
 
 def four_bit_kv(case: Case, now: Today) -> str:
     """As ``quantized_kv``; a 5-fold compression cost throughput on a fast device."""
-    return quantized_kv(case, now) or "unpacking 4-bit values cost 7 % of throughput on an H200 (TurboQuant) and gained 39 % elsewhere (LMDeploy, multi-head 7B)"
+    return (
+        quantized_kv(case, now)
+        or "unpacking 4-bit values cost 7 % of throughput on an H200 (TurboQuant) and gained 39 % elsewhere (LMDeploy, multi-head 7B)"
+    )
 
 
 def torch_kv(case: Case, now: Today) -> str:

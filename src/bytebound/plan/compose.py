@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from bytebound.errors import RequestError
 from bytebound.facts.levers import conflicts_of
-from bytebound.plan.case import Case, Refusal
 from bytebound.plan.cards import find_lever
+from bytebound.plan.case import Case, Refusal
 from bytebound.plan.today import today_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from bytebound.ledger.states import state_bytes
 from bytebound.ledger.table import MAIN, compile_table
 from bytebound.ledger.training import train_flop_per_token
 from bytebound.models import read_model
-from bytebound.plan.rank import batches
+from bytebound.plan.today import batches
 from bytebound.predict.estimate import settle
 from bytebound.predict.training import train_time
 

@@ -49,7 +49,9 @@ def lacking(row: CardRow, case: Case) -> str:
         return ""
     if any(each.status != "removed" for each in rows_of(row.name, engine)):
         return ""
-    having = [each.engine for each in engine_rows() if each.lever == row.name and each.status in {"maintained", "prototype"}]
+    having = [
+        each.engine for each in engine_rows() if each.lever == row.name and each.status in {"maintained", "prototype"}
+    ]
     elsewhere = f"; {', '.join(having)} {'has' if len(having) == 1 else 'have'}" if having else ""
     return f"{engine} has no {row.name} in our tables{elsewhere}"
 
@@ -65,7 +67,14 @@ def _joined(row: CardRow) -> Lever:
         return Refusal(missing) if missing else found
 
     return Lever(
-        row.name, row.title, apply, row.quality_note, row.quality, row.source, tuple(row.kinds.split("|")), caution_of(row.name)
+        row.name,
+        row.title,
+        apply,
+        row.quality_note,
+        row.quality,
+        row.source,
+        tuple(row.kinds.split("|")),
+        caution_of(row.name),
     )
 
 
@@ -74,6 +83,8 @@ ALL_LEVERS: dict[str, Lever] = {name: _joined(row) for name, row in card_rows().
 BY_HAND = ("dynamic-activations", "structured-pruning", "fused-kernels")
 """Levers no audit tries: the eager form of another lever, a checkpoint to be made first, and one the ledger does not see."""
 LEVERS: tuple[Lever, ...] = tuple(
-    lever for name, lever in ALL_LEVERS.items() if name not in HARDWARE_LEVERS and name not in ABSENT_LEVERS and name not in BY_HAND
+    lever
+    for name, lever in ALL_LEVERS.items()
+    if name not in HARDWARE_LEVERS and name not in ABSENT_LEVERS and name not in BY_HAND
 )
 """Levers that keep the device. Buying more of it and moving to a roadmap device are the audit's, since they need supply."""

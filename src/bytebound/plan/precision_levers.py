@@ -47,7 +47,9 @@ def quantize_weights(target: str) -> Apply:
             return Refusal("training keeps 16-bit weights and 32-bit master copies; see fp8-training")
         if current_bits(case) <= wanted.bits * SAME_BITS:
             return Refusal(f"weights already take {current_bits(case):.2f} bits")
-        on_cpu = device.kind == "cpu" and wanted.math == "int8"  # vector instructions, which no datasheet states as a rate
+        on_cpu = (
+            device.kind == "cpu" and wanted.math == "int8"
+        )  # vector instructions, which no datasheet states as a rate
         if wanted.kind == "scaled" and not has_rate(case, wanted.math) and not on_cpu:
             return Refusal(
                 f"{device.id} has no {wanted.math} matrix rate (rule 2: a format without hardware support ran at 0.2×)"

@@ -15,7 +15,7 @@ from bytebound.errors import ByteboundError, RequestError
 from bytebound.plan.cards import CARDS, find_lever, flag_of
 from bytebound.plan.case import Case, Refusal
 from bytebound.plan.compose import apply_all, cautions_of, in_order
-from bytebound.plan.today import serving_today, setting_of, today_of, training_today
+from bytebound.plan.today import batches, serving_today, setting_of, training_today
 from bytebound.predict.corrected import spreads
 from bytebound.predict.energy import energy_j
 from bytebound.predict.estimate import check_degrees, understood
@@ -71,12 +71,6 @@ class Spot:
     def runs(self) -> bool:
         """Whether it fits and meets its objective."""
         return self.meets and bool(np.isfinite(self.rate))
-
-
-def batches(limit: int) -> Array:
-    """Return the batches tried: steps of √2 up to ``limit``, which is among them."""
-    steps = int(np.ceil(2 * np.log2(max(limit, 1)))) + 1
-    return np.unique(np.append(np.floor(2 ** (np.arange(steps) / 2)), limit)).clip(1, limit)
 
 
 def look(case: Case) -> Spot:
@@ -212,7 +206,11 @@ def _judged(before: Spot, after: Spot, cautions: tuple[str, ...], sort: Sort) ->
         what = "does not fit" if not np.isfinite(after.rate) else "meets the objective at no batch"
         return "refused", f"with it the model still {what}" if not before.runs else f"with it the model {what}"
     if not before.runs:
-        return ("prove-first", cautions[0]) if cautions else ("helps", f"runs, which it did not before: {after.rate:,.3g} tokens per second")
+        return (
+            ("prove-first", cautions[0])
+            if cautions
+            else ("helps", f"runs, which it did not before: {after.rate:,.3g} tokens per second")
+        )
     said = f"{after.rate / before.rate:.2f}× tokens per second, {after.memory / before.memory:.2f}× memory"
     if gain is not None and gain < 1 - LITTLE:
         return "hurts", "; ".join((said, *cautions[:1]))
@@ -241,7 +239,9 @@ def rank(
     before = look(case)
     asked = tuple(effect_of(case, before, names, sort=sort, proven=proven) for names in sets)
     single = [
-        effect_of(case, before, (name,), sort=sort, proven=proven) for name, card in CARDS.items() if case.kind in card.kinds
+        effect_of(case, before, (name,), sort=sort, proven=proven)
+        for name, card in CARDS.items()
+        if case.kind in card.kinds
     ]
     return (*asked, *sorted(single, key=lambda effect: _place(effect, sort)))
 
@@ -272,7 +272,8 @@ def case_of(
         work: the request.
         objective: bounds [s] by ``ttft``, ``tpot`` and ``request``.
         kind: serve, edge, train or finetune; empty: serve or train.
-        shared_prefix, reused_context: shares of the prompt that other requests, or earlier turns, have in common.
+        shared_prefix: share of the prompt that requests have in common.
+        reused_context: share of the prompt that is an earlier turn's.
         batch_limit: most sequences together.
     """
     bounds = {name: value for name, value in (objective or {}).items() if value is not None}
@@ -280,12 +281,20 @@ def case_of(
         asked = int(np.max(work.batch))
         limit = batch_limit or (max(asked, 256) if bounds else asked)
         return Case(
-            kind or "serve", setting, work, Objective(**bounds), limit, shared_prefix=shared_prefix, reused_context=reused_context
+            kind or "serve",
+            setting,
+            work,
+            Objective(**bounds),
+            limit,
+            shared_prefix=shared_prefix,
+            reused_context=reused_context,
         )
     return Case(kind or "train", setting, work, Objective(), 1)
 
 
-def ranking(case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, str] | None = None) -> LeverRanking:
+def ranking(
+    case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, str] | None = None
+) -> LeverRanking:
     """Return the ranking as a document, with the request as it was understood."""
     setting = case.setting
     work = understood(setting, case.work) if isinstance(case.work, Serve) else {}
@@ -300,6 +309,3 @@ def ranking(case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = 
         effects=rank(case, sort=sort, sets=sets, proven=proven), notes=(how,) if case.serve else (),
         provenance=setting.evidence.provenance,
     )  # fmt: skip
-
-
-__all__ = ["SORTS", "Sort", "case_of", "effect_of", "look", "rank", "ranking", "today_of"]

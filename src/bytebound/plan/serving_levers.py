@@ -83,7 +83,9 @@ def prefix_cache(case: Case, now: Today) -> Case | Refusal:
     if work is None or not is_decoder(case):
         return Refusal("this work has no prompt to cache")
     if case.shared_prefix <= 0:
-        return Refusal("no shared prefix is stated for this workload (demand.shared_prefix of a fleet, --shared-prefix)")
+        return Refusal(
+            "no shared prefix is stated for this workload (demand.shared_prefix of a fleet, --shared-prefix)"
+        )
     if float(work.prefix_hit) >= case.shared_prefix:
         return Refusal(f"{float(work.prefix_hit):.0%} of the prompt is already served from the cache")
     del now
@@ -101,7 +103,9 @@ def kv_offload(case: Case, now: Today) -> Case | Refusal:
     if work is None or not is_decoder(case):
         return Refusal("this work keeps no KV cache between requests")
     if case.reused_context <= 0:
-        return Refusal("no context is reused between requests of this workload (demand.reused_context of a fleet, --reused-context)")
+        return Refusal(
+            "no context is reused between requests of this workload (demand.reused_context of a fleet, --reused-context)"
+        )
     host = case.setting.machine.device.host_bytes_per_s
     if host is None:
         return Refusal(f"no host link is known for {case.setting.machine.device.id}")

@@ -125,7 +125,9 @@ def roadmap_device(case: Case, now: Today) -> Case | Refusal:
     setting = settle(case.setting.architecture, machine, case.setting.engine.name, version=case.setting.version)
     moved = replace(case, setting=setting, available_month=month)
     if moved.devices_per_replica > machine.devices:
-        return Refusal(f"one replica takes {moved.devices_per_replica} devices and {machine.name} has {machine.devices}")
+        return Refusal(
+            f"one replica takes {moved.devices_per_replica} devices and {machine.name} has {machine.devices}"
+        )
     return moved
 
 

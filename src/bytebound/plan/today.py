@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+def batches(limit: int) -> Array:
+    """Return the batches tried: steps of √2 up to ``limit``, which is among them."""
+    steps = int(np.ceil(2 * np.log2(max(limit, 1)))) + 1
+    return np.unique(np.append(np.floor(2 ** (np.arange(steps) / 2)), limit)).clip(1, limit)
+
+
 def setting_of(case: Case) -> Setting:
     """Return the setting as ``estimate`` uses it: on a measured machine, shares are of the measured ceiling."""
     work = case.work
