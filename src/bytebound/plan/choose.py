@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-BLOCK, STRONG = 256, 64
-"""Points compared with the front at once; points that all are compared with first, which beat most of the others."""
+BLOCK, STRONG, FEW = 256, 64, 8
+"""Points compared with the front at once; points that all are compared with first, which beat most of the others; of those the first few."""
 ROUNDED = 1e-9
 """Sums of logarithms that differ by less may differ by rounding alone."""
 MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
@@ -25,7 +25,7 @@ MOST_STATES = 5_000_000
 """Most fillings of a pool that are gone through (40 MB per model)."""
 
 
-def front(values: Array) -> NDArray[np.int64]:
+def front(values: Array, known: Array | None = None) -> NDArray[np.int64]:
     """Return the rows of ``values`` that no other row beats, best sums of logarithms first.
 
     A row is beaten by one that is nowhere larger and somewhere smaller; of equal rows the first stays. A row that beats another
@@ -34,30 +34,52 @@ def front(values: Array) -> NDArray[np.int64]:
 
     Args:
         values: (rows, objectives), not negative, less is better; infinity for what is unknown, never NaN.
+        known: (others, objectives): rows elsewhere; what one of them beats is left out.
     """
-    sums = np.log(np.clip(values, 1e-300, 1e300)).sum(axis=1)
+    sums = _sums(values)
     order = np.argsort(sums, kind="stable")
     again = np.zeros(len(order), dtype=bool)  # equal to the row before: most duplicates
     again[1:] = (values[order[1:]] == values[order[:-1]]).all(axis=1)
+    points = np.ascontiguousarray(np.vstack([sums, values.T])[:, order[~again]])
     left = order[~again]
-    columns = np.ascontiguousarray(values[left].T)
-    alive = np.flatnonzero(~_beaten(columns, columns[:, :STRONG], sums[left], sums[left[:STRONG]]))
-    columns, left = np.ascontiguousarray(columns[:, alive]), left[alive]
+    if known is not None and len(known):
+        alive = _alive(points, np.vstack([_sums(known), known.T]))
+        points, left = points[:, alive], left[alive]
+    alive = _alive(points, points[:, :STRONG])
+    points, left = np.ascontiguousarray(points[:, alive]), left[alive]
     kept = np.zeros(0, dtype=np.int64)
     for start in range(0, len(left), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(left)))
         for by in (kept, block):
-            block = block[~_beaten(columns[:, block], columns[:, by], sums[left[block]], sums[left[by]])]
+            block = block[_alive(points[:, block], points[:, by])]
         kept = np.concatenate([kept, block])
     return _exact(values, sums, left[kept])
 
 
-def _beaten(rows: Array, by: Array, sums: Array, by_sums: Array) -> NDArray[np.bool_]:
-    """Return which of ``rows`` (objectives, rows) a row of ``by`` with a smaller sum beats."""
-    under = by_sums < sums[:, None]
-    for here, there in zip(rows, by, strict=True):
-        under &= there <= here[:, None]
-    return np.asarray(under.any(axis=1))
+def _sums(values: Array) -> Array:
+    return np.asarray(np.log(np.clip(values, 1e-300, 1e300)).sum(axis=1))
+
+
+def strongest(values: Array, count: int = 4 * STRONG) -> Array:
+    """Return the ``count`` rows of a front with the least sums of logarithms, which beat most of what they meet."""
+    return np.asarray(values[np.argsort(_sums(values), kind="stable")[:count]])
+
+
+def _alive(points: Array, by: Array) -> NDArray[np.int64]:
+    """Return which of ``points`` (sum and objectives, rows) no row of ``by`` with a smaller sum beats.
+
+    ``by`` is gone through a few rows at a time, strongest first, and what is beaten meets no more of them.
+    """
+    alive = np.arange(points.shape[1])
+    start, size = 0, FEW
+    while start < by.shape[1] and len(alive):
+        some, start, size = by[:, start : start + size], start + size, 2 * size
+        here = points[:, alive]
+        under = some[0] < here[0, :, None]
+        for column, other in zip(here[1:], some[1:], strict=True):
+            under &= other <= column[:, None]
+        alive = alive[~under.any(axis=1)]
+    return alive
 
 
 def _exact(values: Array, sums: Array, kept: NDArray[np.int64]) -> NDArray[np.int64]:

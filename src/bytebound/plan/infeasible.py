@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-QUALITY_STEP = 0.5
-"""A step down in quality weighs as much as half as much again of a time or of money (assumed)."""
+QUALITY_STEP = 0.25
+"""A step down in quality weighs as much as a quarter more of a time or of money (assumed)."""
 CAPACITY, TOGETHER = "capacity", "together"
 PATIENCE = 60
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.documents.plan import Infeasible, ModelPlan, Plan, PlanRequest, Searched, Wanted, read_objective
-from bytebound.documents.values import Provenance
+from bytebound.documents.plan import PlanRequest, Wanted, read_objective
 from bytebound.errors import QuantityError, RequestError, UnknownNameError
 from bytebound.models import read_model
-from bytebound.plan.choose import Menu, front, readable, share_out
-from bytebound.plan.deployments import deployments
-from bytebound.plan.infeasible import why_infeasible
-from bytebound.plan.objective import CORRELATION
+from bytebound.plan.choose import Menu, front, share_out, strongest
+from bytebound.plan.document import Found, model_plan, respects, whole_plan
 from bytebound.plan.ranges import read_ranges
-from bytebound.plan.scoring import Terms, best_of, cheapest_by_devices, meeting, preferred, slabs, taken
-from bytebound.plan.space import LARGEST_REPLICA, NUMERIC, ORDER, Space, space_of
-from bytebound.plan.supply import Supply, supplies
+from bytebound.plan.scoring import Terms, best_of, cheapest_by_devices, meeting, slabs, taken
+from bytebound.plan.space import LARGEST_REPLICA, ORDER, space_of
+from bytebound.plan.supply import supplies
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.estimate import settle
 from bytebound.units import parse
@@ -29,28 +27,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bytebound.documents.plan import Minimize, Quality
+    from bytebound.documents.plan import Minimize, Plan, Quality
     from bytebound.plan.scoring import Rows
+    from bytebound.plan.space import Space
+    from bytebound.plan.supply import Supply
 
     Array = NDArray[Any]
     Progress = Callable[[int, int], None]
 
-MOST_SHOWN = 24
-"""Deployments of a front that are shown; the rest is merged into them."""
 CHOICES = ("cost", "throughput", "latency", "energy")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search of one model kept: rows on the fronts of its spaces and the cheapest for each number of devices."""
-
-    terms: Terms
-    spaces: tuple[Space, ...]
-    rows: Rows | None
-    front: NDArray[np.int64]
-    predictions: int
-    fitting: int
-    meeting: int
 
 
 def plan(
@@ -153,14 +138,23 @@ def plan_of(request: PlanRequest, *, progress: Progress | None = None) -> Plan:
             f"{total:.2e} predictions, and {request.most:.0e} are the most to be made", place="most",
             mend="narrow a range (batch, tp, chunk ...), name fewer devices, or raise the limit",
         )  # fmt: skip
-    done = 0
-    found = []
+    found: list[Found] = []
     for terms, spaces in asked:
-        found.append(_search(terms, spaces, lambda made, before=done: progress and progress(before + made, total)))  # type: ignore[misc]
-        done += found[-1].predictions
+        before = sum(each.predictions for each in found)
+        found.append(_search(terms, spaces, partial(_tell, progress, before, total)))
     picked, short = _pick(request, found, supply)
-    plans = tuple(_model_plan(each, best, supply, ranges) for each, best in zip(found, picked, strict=True))
-    return _whole(request, found, plans, supply, short=short, seconds=time.perf_counter() - started)
+    plans = tuple(
+        model_plan(
+            each, best, supply, partial(_spaces, replace(request, quality="any"), each.terms.wanted, supply, ranges)
+        )
+        for each, best in zip(found, picked, strict=True)
+    )
+    return whole_plan(request, found, plans, supply, short=short, seconds=time.perf_counter() - started)
+
+
+def _tell(progress: Progress | None, before: int, total: int, made: int) -> None:
+    if progress is not None:
+        progress(before + made, total)
 
 
 def _check(request: PlanRequest) -> None:
@@ -215,41 +209,32 @@ def _spaces(
     return tuple(found)
 
 
-def _search(terms: Terms, spaces: tuple[Space, ...], made: Callable[[int], Any]) -> Found:
+def _search(terms: Terms, spaces: tuple[Space, ...], made: Callable[[int], None]) -> Found:
     """Go through every row of every space and keep those that a choice can fall on."""
     pooled = bool(terms.request.pool)
     kept: list[Rows] = []
+    known: Array | None = None
     predictions = fitting = met = 0
     for number, space in enumerate(spaces):
-        mine: list[Rows] = []
         for slab in slabs(space, terms, number=number):
             rows = meeting(slab, terms)
             predictions += len(slab["batch"])
             fitting += int(slab["fits"].sum())
             met += len(rows["batch"])
             if len(rows["batch"]):
-                mine.append(taken(rows, _worth_keeping(rows, pooled=pooled)))
+                kept.append(taken(rows, _worth_keeping(rows, known, pooled=pooled)))
+                values = respects(kept[-1])
+                known = strongest(values if known is None else np.concatenate([known, values]))
             made(predictions)
-        if mine:
-            rows = _joined(mine)
-            kept.append(taken(rows, _worth_keeping(rows, pooled=pooled)))
     if not kept:
         return Found(terms, spaces, None, np.zeros(0, dtype=np.int64), predictions, fitting, met)
     rows = _joined(kept)
     return Found(terms, spaces, rows, front(respects(rows)), predictions, fitting, met)
 
 
-def respects(rows: Rows) -> Array:
-    """Return what the front is of, (rows, 6), less is better: money, TPOT, TTFT, device-seconds a token, energy, loss of quality."""
-    columns = (
-        rows["usd"], rows["each_s"], rows["first_s"], rows["devices"] / rows["tokens_per_s"], rows["joules"], rows["worse"],
-    )  # fmt: skip
-    return np.asarray(np.nan_to_num(np.stack(columns, axis=1), nan=np.inf, posinf=np.inf))
-
-
-def _worth_keeping(rows: Rows, *, pooled: bool) -> NDArray[np.int64]:
+def _worth_keeping(rows: Rows, known: Array | None, *, pooled: bool) -> NDArray[np.int64]:
     """Return the front, the best of the rows and, where a pool is shared, the best of every number of devices."""
-    kept = [front(respects(rows)), np.array([best_of(rows)])]
+    kept = [front(respects(rows), known), np.array([best_of(rows)])]
     return np.unique(np.concatenate([*kept, cheapest_by_devices(rows)] if pooled else kept))
 
 
@@ -283,102 +268,3 @@ def _pick(request: PlanRequest, found: Sequence[Found], supply: Sequence[Supply]
 def _pool_score(rows: Rows, minimize: Minimize, *, priced: bool) -> Array:
     """Return the scores a pool is shared by: by devices where money is asked for and a price is unknown."""
     return rows["devices"] if minimize == "cost" and not priced else rows["score"]
-
-
-def _model_plan(
-    found: Found, best: int | None, supply: Sequence[Supply], ranges: Mapping[str, Any]
-) -> tuple[ModelPlan, float]:
-    """Return the plan of one model and the margin its front was merged within."""
-    wanted = found.terms.wanted
-    objective = {name: wanted.objective.get(name) for name in ("ttft", "tpot", "request")}
-    empty = ModelPlan(wanted.model, wanted.demand_per_s, wanted.prompt, wanted.output, objective, None, ())
-    if found.rows is None or best is None:
-        wider = _spaces(replace(found.terms.request, quality="any"), wanted, supply, ranges)
-        return replace(empty, infeasible_because=why_infeasible(found.terms, wider, supply)), 0.0
-    on = taken(found.rows, found.front)
-    order = preferred(on)
-    on, values = taken(on, order), respects(on)[order]
-    shown, margin = readable(values, on["worse"], MOST_SHOWN)
-    chosen = deployments(taken(found.rows, np.array([best])), found.spaces, supply, found.terms)[0]
-    shown_front = deployments(taken(on, shown), found.spaces, supply, found.terms)
-    others = tuple(each for each in shown_front if each != chosen)
-    return replace(empty, best=chosen, front=(chosen, *others)), margin
-
-
-def _whole(
-    request: PlanRequest, found: Sequence[Found], plans: Sequence[tuple[ModelPlan, float]], supply: Sequence[Supply], *,
-    short: str, seconds: float,
-) -> Plan:  # fmt: skip
-    models = tuple(each for each, _ in plans)
-    searched = Searched(
-        predictions=sum(each.predictions for each in found), fitting=sum(each.fitting for each in found),
-        meeting=sum(each.meeting for each in found), seconds=seconds, ranges=_ranges(found, supply),
-        front=sum(len(each.front) for each in found), merged_within=max((margin for _, margin in plans), default=0.0),
-    )  # fmt: skip
-    why = next((each.infeasible_because for each in models if each.infeasible_because is not None), None)
-    if short:
-        need = sum(each.best.devices for each in models if each.best is not None)
-        why = Infeasible("devices", short, None, f"a pool of {need} devices holds the cheapest deployment of each")
-    bests = [each.best for each in models if each.best is not None] if why is None else []
-    bills = [best.usd_per_month for best in bests]
-    return Plan(
-        best=models[0].best if len(models) == 1 else None, front=models[0].front if len(models) == 1 else (), searched=searched,
-        infeasible_because=why, models=models, devices=sum(best.devices for best in bests) if bests else None,
-        usd_per_month=sum(float(bill.value) for bill in bills if bill is not None) if bills and None not in bills else None,
-        pool=request.pool, notes=_notes(request, supply, searched), provenance=_provenance(found, bests),
-    )  # fmt: skip
-
-
-def _ranges(found: Sequence[Found], supply: Sequence[Supply]) -> dict[str, list[Any]]:
-    """Return every value that was tried, by name."""
-    spaces = [space for each in found for space in each.spaces]
-    stated: dict[str, list[Any]] = {"device": [each.machine.asked or each.machine.device.id for each in supply]}
-    for i, name in enumerate(("tp", "pp", "ep", "dp")):
-        stated[name] = sorted({int(value) for space in spaces for value in space.degrees[:, i]})
-    for name in ("weights", "kv"):
-        stated[name] = list(dict.fromkeys(value for space in spaces for value in getattr(space, name)))
-    stated["prefix_hit"] = sorted({a for space in spaces for a, _ in space.reuse})
-    stated["offload_hit"] = sorted({b for space in spaces for _, b in space.reuse})
-    for name in NUMERIC:
-        stated[name] = sorted({value for space in spaces for value in space.numeric[name]})
-    stated["disaggregated"] = [bool(value) for value in stated["disaggregated"]]
-    batches = spaces[0].batch
-    stated["batch"] = (
-        list(batches) if len(batches) <= 1000 else [f"{batches[0]} to {batches[-1]}, {len(batches)} values"]
-    )
-    stated["devices_per_node"] = [each.node for each in supply]
-    return stated
-
-
-def _notes(request: PlanRequest, supply: Sequence[Supply], searched: Searched) -> tuple[str, ...]:
-    notes = [
-        f"copies carry the demand at {request.most_used:.0%} of what they can take; TTFT includes the wait at a copy that is busy all the time",
-        f"chance of meeting the objective: lognormal errors of the predicted intervals, those of TTFT and TPOT correlated by {CORRELATION} (as measured); at least {request.sure:.0%} is asked for",
-        "whole nodes are rented"
-        if request.whole_nodes
-        else "devices are rented one by one; --whole-nodes rounds up to nodes",
-    ]
-    if searched.merged_within:
-        notes.append(
-            f"{searched.front} deployments are on the front; those within {searched.merged_within:.0%} of a shown one in every respect are left out"
-        )
-    unpriced = [each.machine.device.id for each in supply if each.machine.usd_per_device_hour is None]
-    if unpriced:
-        notes.append(f"no rental price is known for {', '.join(unpriced)}")
-    return tuple(notes)
-
-
-def _provenance(found: Sequence[Found], bests: Sequence[Any]) -> tuple[Provenance, ...]:
-    used = {best.device for best in bests}
-    settings = {space.setting.machine.device.id: space.setting for each in found for space in each.spaces}
-    items = []
-    for name in sorted(used):
-        price = settings[name].machine.usd_per_device_hour
-        if price is not None:
-            items.append(
-                Provenance(
-                    f"price of {name}", price.how, f"{price.source} ({price.when})" if price.when else price.source
-                )
-            )
-        items += [item for item in settings[name].evidence.provenance if item.what.startswith("interval")]
-    return tuple(items)
