@@ -81,7 +81,7 @@ def _section(model: ModelPlan, place: int) -> dict[str, Any]:
             if command.text
         ],
         "refused": [
-            (command_title(command), clean(note))
+            clean(note)
             for command in (best.commands if best is not None else ())
             if not command.text
             for note in command.notes

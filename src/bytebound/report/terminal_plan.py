@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -21,9 +22,11 @@ from bytebound.report.plan_words import (
     totals,
     verbatim,
 )
-from bytebound.report.words import clean
+from bytebound.report.words import clean, to_ascii
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from rich.console import RenderableType
 
     from bytebound.documents.plan import Command, Deployment, Infeasible, ModelPlan, Plan
@@ -44,7 +47,18 @@ def plan_text(plan: Plan, page: Page) -> str:
         parts.append(Text(""))
     for model in plan.models:
         parts += [*_model(model, page), Text("")]
-    return draw([*parts, *_closing(plan)], page)
+    return _drawn([*parts, *_closing(plan)], page)
+
+
+def _drawn(parts: Sequence[RenderableType], page: Page) -> str:
+    """Draw everything but plain texts: those are commands, and a command that is wrapped or indented is another command."""
+    blocks = groupby(parts, key=lambda part: isinstance(part, str))
+    return "".join(_commanded(group, page) if plain else draw(group, page) for plain, group in blocks)
+
+
+def _commanded(texts: Iterable[RenderableType], page: Page) -> str:
+    text = "".join(f"{verbatim(str(each))}\n" for each in texts)
+    return to_ascii(text) if page.ascii else text
 
 
 def _model(model: ModelPlan, page: Page) -> list[RenderableType]:
@@ -93,7 +107,7 @@ def _commands(commands: tuple[Command, ...]) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for command in runnable[:SHOWN_ENGINES]:
         parts += [Text(f"start it: {command_title(command)}", style="bold")]
-        parts += [indented(verbatim(command.text), by=4)]
+        parts += [command.text]
         parts += [indented(f"note: {clean(note)}") for note in command.notes]
     others = [command_title(command) for command in runnable[SHOWN_ENGINES:]]
     lines = [("also for", f"{', '.join(others)} (in --json and --html)")] if others else []
