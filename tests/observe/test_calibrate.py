@@ -16,7 +16,17 @@ from bytebound.errors import QuantityError, RequestError, UnfinishedError, Unkno
 from bytebound.measure.sampling import Sample
 from bytebound.models import read_model
 from bytebound.observe import calibrate as module
-from bytebound.observe.calibrate import EMPTY_LAYERS, Body, calibrate, conclude, depths, interleaved, many_tokens
+from bytebound.observe.calibrate import (
+    EMPTY_LAYERS,
+    Asked,
+    Body,
+    Group,
+    calibrate,
+    conclude,
+    depths,
+    interleaved,
+    many_tokens,
+)
 from bytebound.observe.shape import Target, attention_shape, body_shape, filler_bytes, head_shape, layer_bytes
 
 WIDE = 4 * 256
@@ -142,8 +152,9 @@ class Counting:
         """Count a step."""
         self.steps += 1
 
-    def prefill(self, tokens, past=0):
-        """Count a pass."""
+    def prefill(self, tokens, past=0, *, every=False):
+        """Count a pass, of whose tokens all leave the last layer."""
+        assert every
         self.passes += 1
 
 
@@ -151,17 +162,21 @@ def test_rounds_interleave_and_end(monkeypatch):
     """Every probe is preceded by the filler; five rounds at least, none beyond the budget."""
     filler, first, second = Counting(), Counting(), Counting()
     steps = [module.Step("a", first, 0), module.Step("b", second, 3)]
-    found = interleaved(steps, filler, 12, 1e9)
+    group = Group(Asked("any"), None, TARGET, steps, [], filler)
+    (found,) = interleaved([group], 12, 1e9)
     assert {name: len(each) for name, each in found.items()} == {"filler": 24, "a": 12, "b": 12}
     assert filler.steps == 24
     assert (first.steps, second.steps) == (13, 13)  # and one to warm up
-    assert len(interleaved(steps, filler, 12, 0.0)["a"]) == 5
+    pair = interleaved([group, group], 12, 0.0)
+    assert [len(each["a"]) for each in pair] == [5, 5]
 
 
 def test_passes_stop_before_they_take_too_long():
     body = Body("q8_0", Counting(), Shape(2, 64, 64, 1, 1, 64, 64), 1e6)
-    assert many_tokens([body], {"body.q8_0": quiet(1.0)}) == {"q8_0": []}
-    assert [n for n, _ in many_tokens([body], {"body.q8_0": quiet(1e-4)})["q8_0"]] == list(module.TOKENS)
+    group = Group(Asked("any", tokens=64), None, TARGET, [], [body], None)
+    assert many_tokens([group], [{"body.q8_0": quiet(1.0)}]) == [{"q8_0": []}]
+    (found,) = many_tokens([group], [{"body.q8_0": quiet(1e-4)}])
+    assert [n for n, _ in found["q8_0"]] == [n for n in module.TOKENS if n <= 64]
 
 
 @pytest.mark.parametrize(

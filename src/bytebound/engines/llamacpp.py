@@ -184,11 +184,15 @@ class Session:
         self.decode([(sequence, depth) for sequence in range(self.sequences)], every=True)
         self.trim(depth)
 
-    def prefill(self, tokens: int, past: int = 0) -> None:
-        """Pass ``tokens`` new tokens of the first sequence after ``past`` ones; the depth is then restored."""
+    def prefill(self, tokens: int, past: int = 0, *, every: bool = False) -> None:
+        """Pass ``tokens`` new tokens of the first sequence after ``past`` ones; the depth is then restored.
+
+        Without ``every`` only the last token leaves the last layer's attention: its feed-forward and the head see one token, as
+        llama.cpp does for prompts (``inp_out_ids`` in its graphs).
+        """
         for start in range(0, tokens, self.micro_batch):
             count = min(self.micro_batch, tokens - start)
-            self.decode([(0, past + start + i) for i in range(count)], every=False)
+            self.decode([(0, past + start + i) for i in range(count)], every=every)
         self.trim(past)
 
     def logits(self) -> np.ndarray[Any, Any]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 _CACHE = re.compile(r"KV buffer size\s*=\s*([0-9.]+) MiB")
+_REPACKED = re.compile(r"REPACK model buffer size\s*=\s*([0-9.]+) MiB")
+_SAID: list[str] = []
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_hear = _LOG(lambda _level, text, _data: _SAID.append((text or b"").decode(errors="replace")))
+"""llama.cpp's log, which alone tells the sizes of its buffers; kept for the life of the process, as the library keeps the callback."""
 
 
 class LlamaCpp:
@@ -28,10 +32,9 @@ class LlamaCpp:
     def __init__(self, settings: dict[str, Any]) -> None:
         """Load the model; ``settings``: file, context, threads, flash, kv, sequences, draft, draft_tokens, prompt (ids), past."""
         self._opened = ExitStack()
-        self._said: list[str] = []
-        self._log = _LOG(lambda _level, text, _data: self._said.append((text or b"").decode(errors="replace")))
         library = load_llamacpp()
-        library.handle.llama_log_set(ctypes.cast(self._log, ctypes.c_void_p), None)
+        library.handle.llama_log_set(ctypes.cast(_hear, ctypes.c_void_p), None)
+        _SAID.clear()
         self._empty = resident_bytes()
         self._session = self._open(str(settings["file"]), settings)
         self._draft = self._open(str(settings["draft"]), settings) if settings.get("draft") else None
@@ -111,10 +114,11 @@ class LlamaCpp:
         return (self._session,) if self._draft is None else (self._session, self._draft)
 
     def memory(self) -> dict[str, float]:
-        """Return bytes: the file's tensors and the KV cache as llama.cpp says them, and what this process grew by."""
-        caches = [float(size) for size in _CACHE.findall("".join(self._said))]
+        """Return bytes: tensors, KV cache and repacked copies as llama.cpp says them, and what this process grew by."""
+        said = "".join(_SAID)
+        caches, copies = (MIB * sum(map(float, size.findall(said))) for size in (_CACHE, _REPACKED))
         weights = float(sum(s.library.handle.llama_model_size(s.model) for s in self._sessions()))
-        return {"weights": weights, "kv": MIB * sum(caches), "resident": resident_bytes() - self._empty}
+        return {"weights": weights, "kv": caches, "repacked": copies, "resident": resident_bytes() - self._empty}
 
     def tokenize(self, text: str) -> list[int]:
         """Return the model's tokens of ``text``."""

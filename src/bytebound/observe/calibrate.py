@@ -70,11 +70,11 @@ class Step:
     tokens: int = 1
 
     def run(self) -> None:
-        """Do it once; a pass of several tokens begins at the depth."""
+        """Do it once; a pass of several tokens begins at the depth, and all of them go through all of every layer."""
         if self.tokens == 1:
             self.session.step(self.depth)
         else:
-            self.session.prefill(self.tokens, self.depth)
+            self.session.prefill(self.tokens, self.depth, every=True)
 
 
 def calibrate(

@@ -17,6 +17,7 @@ from bytebound.observe.calibrate import Asked, calibrate_together
 from bytebound.predict.calibrated import calibrated
 from bytebound.predict.estimate import settle
 from bytebound.prove.trial import Forecast
+from bytebound.units import show_bytes, show_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,14 +109,27 @@ def timed(
     factor = max(
         getattr(side, "prefill_factor" if name.startswith("prefill") else "decode_factor") for side in (before, after)
     )
-    value = after.columns[name] / per[1] / (before.columns[name] / per[0])
-    return Forecast(Interval(value, value / factor, value * factor), how, provenance(before, after))
+    seconds = before.columns[name] / per[0], after.columns[name] / per[1]
+    value = seconds[1] / seconds[0]
+    said = Provenance(
+        f"{name}: {show_time(seconds[0])} before, {show_time(seconds[1])} after",
+        "calibrated",
+        "the ledger with these costs",
+    )
+    return Forecast(Interval(value, value / factor, value * factor), how, (said, *provenance(before, after)))
 
 
-def counted(before: Predicted, after: Predicted, *names: str) -> Forecast:
-    """Return the forecast of bytes, the sum of ``names`` of both sides."""
-    value = sum(after.columns[name] for name in names) / sum(before.columns[name] for name in names)
-    source = Provenance(" + ".join(names), "derived", "the ledger: formats and shapes alone")
+def counted(before: Predicted, after: Predicted, *names: str, copies: tuple[float, float] = (0.0, 0.0)) -> Forecast:
+    """Return the forecast of bytes, the sum of ``names`` of both sides and ``copies`` that the engine makes of weights."""
+    sides = [
+        sum(side.columns[name] for name in names) + more for side, more in zip((before, after), copies, strict=True)
+    ]
+    value = sides[1] / sides[0]
+    source = Provenance(
+        f"{' + '.join(names)}: {show_bytes(sides[0])} before, {show_bytes(sides[1])} after",
+        "derived",
+        "the ledger: formats and shapes alone",
+    )
     return Forecast(Interval(value, value * (1 - EXACT), value * (1 + EXACT)), "formula", (source,))
 
 

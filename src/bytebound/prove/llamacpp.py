@@ -36,6 +36,7 @@ SHAPES = {
 }
 """Shapes made on the spot, named after the Llama 3.2 whose width, heads and feed-forward they have; fewer layers and a smaller
 vocabulary keep a trial short. Source: config.json of Llama-3.2-1B and 3B. ``tiny`` is nobody's."""
+ONE = Shape(1, 256, 256, 4, 4, 64, 32)
 RANDOM = "random:"
 SHALLOW, DEEP = 64, 1024
 PREFILL, PREFILL_ROUNDS = 128, 6
@@ -101,7 +102,9 @@ def weights_trial(lever: str, before: str, after: str, bench: Bench) -> Trial:
         cases = [
             Case(model.architecture, "auto", Serve(prompt=SHALLOW, output=1), tokens=PREFILL) for model in (one, other)
         ]
-        return weights_forecasts(bench, *predicted(tuple(cases), bench.machine, bench.threads, bench.say))
+        copies = repacked(one, bench), repacked(other, bench)
+        before, after = predicted(tuple(cases), bench.machine, bench.threads, bench.say)
+        return weights_forecasts(bench, before, after, copies)
 
     def quality() -> Quality:
         first, second = real_file(bench, before), real_file(bench, after)
@@ -122,7 +125,9 @@ def weights_trial(lever: str, before: str, after: str, bench: Bench) -> Trial:
     )  # fmt: skip
 
 
-def weights_forecasts(bench: Bench, before: Predicted, after: Predicted) -> dict[str, Forecast]:
+def weights_forecasts(
+    bench: Bench, before: Predicted, after: Predicted, copies: tuple[float, float]
+) -> dict[str, Forecast]:
     """Return the forecasts of a change of weight format, all from one round of probes."""
     long = Serve(prompt=PREFILL, output=1)
     early, late = (
@@ -131,9 +136,28 @@ def weights_forecasts(bench: Bench, before: Predicted, after: Predicted) -> dict
     return {
         "decode": timed(before, after, "decode.seconds"),
         "prefill": timed(early, late, "prefill.seconds"),
-        "memory": counted(before, after, "weights_bytes", "kv_bytes", "activation_bytes"),
+        "memory": counted(before, after, "weights_bytes", "kv_bytes", "activation_bytes", copies=copies),
         "bytes": counted(before, after, "weights_bytes"),
     }
+
+
+def repacked(model: Chosen, bench: Bench) -> float:
+    """Return the bytes of weights that llama.cpp will hold twice: mapped from the file, and reordered for its kernels.
+
+    Which formats it reorders depends on the processor (ggml-cpu/repack.cpp), so a model of one small layer is asked.
+    """
+    read = streamed(compile_table(model.architecture), "auto")
+    total = 0.0
+    for (part, weights), (size, _) in read.items():
+        if part != "body" or weights not in BLOCKS:
+            continue
+        file = bench.folder / f"one-{weights}.gguf"
+        write_random_gguf(file, ONE, weights)
+        probe = replace(model, file=file)
+        with open_engine(ADAPTER, side(probe, bench, 8).settings) as (engine, _):
+            told = engine.ask("memory")
+        total += size * float(told["repacked"] > 0)
+    return total
 
 
 def check_wider(model: Chosen, after: str) -> None:
