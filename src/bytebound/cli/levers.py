@@ -55,10 +55,12 @@ def levers(
     if not on:
         return _cards(name, group, ranked=bool(sets or for_), json=json, html=bool(html))
     from bytebound.documents.plan import read_objective  # noqa: PLC0415 - heavy imports belong to the verb
+    from bytebound.documents.work import COUNT_LIMIT, check_range  # noqa: PLC0415
     from bytebound.plan.rank import case_of, ranking  # noqa: PLC0415
 
     setting, work = _asked(name, on, asked)
     _in_range(shared_prefix=shared_prefix, reused_context=reused_context)
+    check_range("most_batch", most_batch, 0, COUNT_LIMIT)
     case = case_of(
         setting, work, objective=read_objective(for_, place="--for"), shared_prefix=shared_prefix, reused_context=reused_context,
         batch_limit=most_batch,

@@ -138,7 +138,17 @@ def sharded_far(case: Case, now: Today) -> str:
     return ""
 
 
+def computed_on_host(case: Case, now: Today) -> str:
+    """llama.cpp computes what lies in host memory there: no link is crossed."""
+    del now
+    if case.setting.engine.name == "llama.cpp":
+        return "llama.cpp computes what stays in host memory on the CPU: its bandwidth counts, and the ledger streams over the link"
+    return ""
+
+
 CAUTIONS: dict[str, Caution] = {
+    "weight-offload": computed_on_host,
+    "expert-offload": computed_on_host,
     "fp8-weights": scaled_weights,
     "int8-weights": scaled_weights,
     "fp4-weights": scaled_weights,
