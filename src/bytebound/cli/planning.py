@@ -120,10 +120,8 @@ def plan(
         write(html, plan_page(found), quiet=quiet)
 
     def text() -> str:
-        try:
-            from bytebound.report.terminal_plan import plan_text  # noqa: PLC0415
-        except ImportError:
-            return str(found.best)
+        from bytebound.report.terminal_plan import plan_text  # noqa: PLC0415
+
         return plan_text(found, page())
 
     emit(found, json=json, text=text)
@@ -179,10 +177,7 @@ def _planned(request: PlanRequest, *, quiet: bool) -> Plan:
 
 def _started(found: Plan) -> Plan:
     """Return the plan with the commands that start its best deployments."""
-    try:
-        from bytebound.plan.commands import commands  # noqa: PLC0415
-    except ImportError:
-        return found
+    from bytebound.plan.commands import commands  # noqa: PLC0415
     from bytebound.predict.estimate import settle  # noqa: PLC0415
 
     def with_commands(best: Any) -> Any:

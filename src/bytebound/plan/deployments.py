@@ -10,9 +10,8 @@ import numpy as np
 from bytebound.documents.plan import Deployment
 from bytebound.documents.values import Interval
 from bytebound.facts.formats import find_format
-from bytebound.plan.levers import LEVERS
+from bytebound.plan.formats import AUTO, format_levers, quality_note, quality_of
 from bytebound.plan.scoring import HOURS, chances, taken, work_of
-from bytebound.plan.space import quality_of
 from bytebound.predict.parts import Z80
 from bytebound.predict.roofline import TIME_RESOURCES
 from bytebound.units import SECONDS_PER_MONTH
@@ -28,23 +27,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_NOTES = {lever.name: lever.quality_note for lever in LEVERS}
-_STEMS = (
-    ("fp8", "fp8"), ("mxfp8", "fp8"), ("int8", "int8"), ("int4", "int4"), ("awq", "int4"), ("nf4", "int4"), ("nvfp4", "fp4"),
-    ("mxfp4", "fp4"), ("q8_0", "q8_0"), ("q4_k", "q4_k"), ("q4_0", "q4_0"), ("bf16", "bf16"), ("fp16", "bf16"),
-)  # fmt: skip
-_KV = {"fp8": "fp8-kv", "int8": "int8-kv", "q8_0": "int8-kv", "q4_0": "int4-kv", "int4": "int4-kv"}
-
-
-def weights_lever(weights: str) -> str:
-    """Return the name of the lever that stores weights in a format.
-
-    Example:
-        >>> weights_lever("nvfp4"), weights_lever("q4_k_m")
-        ('fp4-weights', 'q4_k-weights')
-    """
-    return next((f"{lever}-weights" for stem, lever in _STEMS if weights.startswith(stem)), f"{weights}-weights")
-
 
 def levers_of(row: dict[str, float], weights: str, kv: str) -> tuple[str, ...]:
     """Return what a deployment changes about the plain one of the checkpoint, by the names of lever cards."""
@@ -53,10 +35,7 @@ def levers_of(row: dict[str, float], weights: str, kv: str) -> tuple[str, ...]:
         "weight-offload": row["host_weights"] > 0, "disaggregate": row["disaggregated"] > 0, "chunked-prefill": row["chunk"] > 0,
         "pipeline-parallel": row["pp"] > 1, "expert-parallel": row["ep"] > 1, "data-parallel": row["dp"] > 1,
     }  # fmt: skip
-    formats = ([weights_lever(weights)] if weights != "auto" else []) + (
-        [_KV.get(kv, f"{kv}-kv")] if kv != "auto" else []
-    )
-    return (*formats, *(name for name, on in used.items() if on))
+    return (*format_levers(weights, kv), *(name for name, on in used.items() if on))
 
 
 def deployments(found: Rows, spaces: Sequence[Space], supply: Sequence[Supply], terms: Terms) -> tuple[Deployment, ...]:
@@ -75,8 +54,6 @@ def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], te
     work = {name: _plain(value) for name, value in asked.items()}
     tokens = terms.wanted.demand_per_s * terms.wanted.output * SECONDS_PER_MONTH / 1e6
     usd = _bill(space, row["devices"])
-    quality = quality_of(weights, kv)
-    levers = levers_of(row, weights, kv)
     energy = space.setting.evidence.energy_spread
     decoder = space.setting.table.kind == "decoder"
     return Deployment(
@@ -90,8 +67,8 @@ def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], te
         usd_per_mtok=None if usd is None else Interval(usd.value / tokens, usd.low / tokens, usd.high / tokens),
         joules_per_token=Interval(row["joules"], row["joules"] / energy, row["joules"] * energy) if np.isfinite(row["joules"]) else None,
         probability=row["chance"], binds=TIME_RESOURCES[int(row["verdict"])] if row["verdict"] >= 0 else "capacity",
-        quality=quality, quality_note="; ".join(dict.fromkeys(_NOTES[n] for n in levers if n in _NOTES and quality != "lossless")) or "none",
-        levers=levers, engine=space.setting.engine.name, notes=_notes(space, row, terms, weights),
+        quality=quality_of(weights, kv), quality_note=quality_note(weights, kv),
+        levers=levers_of(row, weights, kv), engine=space.setting.engine.name, notes=_notes(space, row, terms, weights),
     )  # fmt: skip
 
 
@@ -129,6 +106,6 @@ def _notes(space: Space, row: dict[str, float], terms: Terms, weights: str) -> t
         )
     if row["disaggregated"] > 0:
         notes.append("prefill copies have the same shape as decode copies; TTFT waits for them alone")
-    if weights != "auto" and find_format(weights).kind == "weight-only":
+    if weights != AUTO and find_format(weights).kind == "weight-only":
         notes.append("weight-only quantization does not speed up prefill (rule 1)")
     return tuple(notes)

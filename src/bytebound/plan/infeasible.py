@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.documents.plan import BOUNDS, Infeasible
+from bytebound.documents.plan import BOUNDS, QUALITIES, Infeasible
 from bytebound.plan.deployments import deployments
 from bytebound.plan.objective import quantile
 from bytebound.plan.scoring import allowed, chances, slabs, taken
-from bytebound.plan.space import ORDER
 from bytebound.units import show_capacity, show_time, show_usd
 
 if TYPE_CHECKING:
@@ -84,13 +83,13 @@ def _excesses(slab: Rows, terms: Terms) -> dict[str, Array]:
     within = allowed(slab, terms)
     chance = chances(slab, terms)
     sure = chance >= request.sure
-    found = {CAPACITY: np.where(slab["worse"] <= len(ORDER) - 1 - terms.quality, slab["held"], np.inf)}
+    found = {CAPACITY: np.where(slab["worse"] <= len(QUALITIES) - 1 - terms.quality, slab["held"], np.inf)}
     kept = allowed(slab, terms, "devices") & sure
     found["devices"] = np.where(kept, slab["devices"] / terms.most_devices - 1, np.inf)
     if request.usd_per_month is not None:
         kept = allowed(slab, terms, "budget") & sure
         found["budget"] = np.where(kept, slab["usd"] / request.usd_per_month - 1, np.inf)
-    floor = len(ORDER) - 1 - terms.quality
+    floor = len(QUALITIES) - 1 - terms.quality
     kept = allowed(slab, terms, "quality") & sure & (slab["worse"] > floor)
     found["quality"] = np.where(kept, QUALITY_STEP * (slab["worse"] - floor), np.inf)
     over = _over(slab, terms)
@@ -183,7 +182,7 @@ def _said(
             f"--budget {_up(one['usd']):.0f}",
         )  # fmt: skip
     if limit == "quality":
-        quality = ORDER[len(ORDER) - 1 - int(one["worse"])]
+        quality = QUALITIES[len(QUALITIES) - 1 - int(one["worse"])]
         return f"only formats below the quality floor meet the objective: {', '.join(levers)}", f"--quality {quality}"
     chance = (1 - _excess_of(one, terms)) * request.sure
     return (

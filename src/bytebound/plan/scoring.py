@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.documents.plan import QUALITIES
 from bytebound.documents.work import Serve
+from bytebound.plan.formats import AUTO, quality_of
 from bytebound.plan.objective import chance_of
-from bytebound.plan.space import ORDER, Space, quality_of
 from bytebound.predict.corrected import spreads
 from bytebound.predict.energy import energy_j
 from bytebound.predict.parts import Z80
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bytebound.documents.plan import PlanRequest, Wanted
+    from bytebound.plan.space import Space
 
     Array = NDArray[Any]
     Rows = dict[str, Array]
@@ -49,7 +51,7 @@ checkpoint, formats in the order they are listed, lower latency."""
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a deployment of one model is held to. ``quality`` is the floor as an index into ``ORDER``."""
+    """What a deployment of one model is held to. ``quality`` is the floor as an index into ``QUALITIES``."""
 
     request: PlanRequest
     wanted: Wanted
@@ -63,8 +65,8 @@ class Terms:
 
     @property
     def quality(self) -> int:
-        """The floor of quality as an index into ``ORDER``."""
-        return ORDER.index(self.request.quality)
+        """The floor of quality as an index into ``QUALITIES``."""
+        return QUALITIES.index(self.request.quality)
 
 
 def slabs(space: Space, terms: Terms, *, number: int) -> Iterator[Rows]:
@@ -133,8 +135,8 @@ def scored(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> 
         "copies": copies, "prefill_copies": prefill_copies, "devices": billed, "requests_per_s": takes,
         "tokens_per_s": takes * per_request, "usd": usd, "verdict": named["verdict"],
         "joules": np.full(billed.shape, np.inf) if joules is None else joules,
-        "worse": np.full(billed.shape, float(len(ORDER) - 1 - ORDER.index(quality_of(weights, kv)))),
-        "changes": (weights != "auto") + (kv != "auto") + (rows["draft_tokens"] > 0) + apart + (rows["host_weights"] > 0)
+        "worse": np.full(billed.shape, float(len(QUALITIES) - 1 - QUALITIES.index(quality_of(weights, kv)))),
+        "changes": (weights != AUTO) + (kv != AUTO) + (rows["draft_tokens"] > 0) + apart + (rows["host_weights"] > 0)
         + (rows["offload_hit"] > 0) + (rows["chunk"] > 0) + 0.0,
     }  # fmt: skip
     return found | {"score": _score(found, terms)}
@@ -179,7 +181,7 @@ def allowed(found: Rows, terms: Terms, without: str = "") -> NDArray[np.bool_]:
     if without != "budget" and request.usd_per_month is not None:
         within &= found["usd"] <= request.usd_per_month
     if without != "quality":
-        within &= found["worse"] <= len(ORDER) - 1 - terms.quality
+        within &= found["worse"] <= len(QUALITIES) - 1 - terms.quality
     return np.asarray(within)
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.documents.plan import PlanRequest, Wanted, read_objective
+from bytebound.documents.plan import QUALITIES, PlanRequest, Wanted, read_objective
 from bytebound.errors import QuantityError, RequestError, UnknownNameError
 from bytebound.models import read_model
 from bytebound.plan.choose import Menu, front, share_out, strongest
 from bytebound.plan.document import Found, model_plan, respects, whole_plan
 from bytebound.plan.ranges import read_ranges
 from bytebound.plan.scoring import Terms, best_of, cheapest_by_devices, meeting, slabs, taken
-from bytebound.plan.space import LARGEST_REPLICA, ORDER, space_of
+from bytebound.plan.space import LARGEST_REPLICA, space_of
 from bytebound.plan.supply import supplies
 from bytebound.predict.ceilings import ceilings_of
 from bytebound.predict.estimate import settle
@@ -163,8 +163,8 @@ def _check(request: PlanRequest) -> None:
         raise RequestError("no model is named", place="models", mend='name one, such as "llama-3.1-8b"')
     if request.minimize not in CHOICES:
         raise UnknownNameError("objective", str(request.minimize), CHOICES, place="objective")
-    if request.quality not in ORDER:
-        raise UnknownNameError("quality", str(request.quality), ORDER, place="quality")
+    if request.quality not in QUALITIES:
+        raise UnknownNameError("quality", str(request.quality), QUALITIES, place="quality")
     for name, value, low, high in (
         ("sure", request.sure, 0.0, 0.999), ("utilization", request.most_used, 0.01, 1.0), ("most", request.most, 1, 1e12),
         ("max_devices", request.max_devices, 1, 1e9), ("budget", request.usd_per_month, 1e-9, 1e15),

@@ -11,9 +11,8 @@ import numpy as np
 
 from bytebound.documents.work import Serve
 from bytebound.errors import QuantityError, RequestError
-from bytebound.facts.formats import find_format
-from bytebound.ledger.precision import QUANTIZED_ROLES
 from bytebound.ledger.table import MAIN
+from bytebound.plan.formats import formats_of, runs
 from bytebound.plan.ranges import batch_steps, doubling
 
 if TYPE_CHECKING:
@@ -40,15 +39,7 @@ SMALL_CHUNK = 2048
 DRAFTED = 3
 SHORT_PROMPT = 512
 """Prompts too short to pay for a transfer between prefill and decode devices (rule 10; see ``plan.levers.disaggregate``)."""
-QUALITY_OF = {
-    "auto": "lossless", "fp8": "near-lossless", "int8": "near-lossless", "nvfp4": "any", "mxfp4": "any", "int4": "any",
-    "q8_0": "near-lossless", "q4_k_m": "any",
-}  # fmt: skip
-WEIGHTS = {"llama.cpp": ("q8_0", "q4_k_m"), "": ("fp8", "int8", "int4", "nvfp4")}
-KV = {"llama.cpp": ("q8_0",), "": ("fp8",)}
-"""Formats tried by default, by engine: what its kernels take on most devices."""
 NUMERIC = ("chunk", "host_weights", "draft_tokens", "disaggregated")
-ORDER = ("any", "near-lossless", "lossless")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,40 +149,6 @@ def _deals(table: OpTable, tp: int, pp: int) -> bool:
     heads, cached = s.heads[main], s.kv_heads[main]
     even = not bool(np.any(heads % tp)) and not bool(np.any((cached % tp > 0) & (tp % np.maximum(cached, 1) > 0)))
     return even and table.layers % pp == 0
-
-
-def stored_bits(table: OpTable) -> float:
-    """Return the bits per weight of the checkpoint's layers, weighted by their sizes."""
-    p = table.products
-    sizes = p.elements * p.copies * p.repeat * np.array([role in QUANTIZED_ROLES for role in p.roles])
-    bits = np.array([find_format(name).bits for name in p.stored])
-    return float((sizes * bits).sum() / max(sizes.sum(), 1.0))
-
-
-def quality_of(weights: str, kv: str) -> str:
-    """Return the quality of a pair of formats: the worse of the two; a format of unknown cost counts as ``any``."""
-    return min((QUALITY_OF.get(name, "any") for name in (weights, "auto" if kv == "auto" else kv)), key=ORDER.index)
-
-
-def runs(name: str, device: Device) -> bool:
-    """Return whether the device multiplies (or decodes) a format in hardware (rule 2)."""
-    found = find_format(name)
-    return found.kind != "scaled" or found.math in device.flop_per_s
-
-
-def formats_of(setting: Setting, *, quality: Quality) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the weight and KV formats to try by default: the checkpoint's own and narrower ones.
-
-    Only what the device has hardware for, what the checkpoint is not already as narrow as, and what keeps ``quality``. A checkpoint that is
-    quantized already is served as it is.
-    """
-    device, engine = setting.machine.device, setting.engine.name
-    stored = stored_bits(setting.table)
-    floor = ORDER.index(quality)
-    names = WEIGHTS.get(engine, WEIGHTS[""]) if stored >= 15 else ()
-    weights = [n for n in names if runs(n, device) and ORDER.index(QUALITY_OF[n]) >= floor]
-    kv = [n for n in KV.get(engine, KV[""]) if runs(n, device) and ORDER.index(QUALITY_OF[n]) >= floor]
-    return ("auto", *weights), ("auto", *kv) if setting.table.kind == "decoder" else ("auto",)
 
 
 def space_of(
