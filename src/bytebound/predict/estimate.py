@@ -78,19 +78,30 @@ class Setting:
         """Most prompt tokens per step by the engine's default; vLLM takes fewer on small cards."""
         return _chunk(self.engine, self.machine.device)
 
-    def answer(self, work: Serve, ceilings: Ceilings | None = None) -> dict[str, Array]:
+    def answer(
+        self, work: Serve, ceilings: Ceilings | None = None, *, names: tuple[str, ...] | None = None
+    ) -> dict[str, Array]:
         """Return every number for ``work`` as arrays (requests,), corrected where a run of this deployment is known.
+
+        Args:
+            work: the requests.
+            ceilings: in place of the machine's.
+            names: the numbers wanted; None: all. Large questions are answered the faster the fewer are wanted.
 
         Raises:
             QuantityError: weights shall stay in a host memory that the device has no link to.
+            UnknownNameError: there is no number of that name.
         """
         check_host(self, work)
         named = answer(
             self.table, work, ceilings or self.ceilings, self.overheads, dtype=self.architecture.dtype,
             engine_chunk=self.chunk,
-            profiled=self.profiled,
+            profiled=self.profiled, names=names if self.correction is None else None,
         )  # fmt: skip
-        return named if self.correction is None else corrected(named, shifts_of(self.correction), work)
+        if self.correction is None:
+            return named
+        whole = corrected(named, shifts_of(self.correction), work)
+        return whole if names is None else {name: whole[name] for name in names}
 
     def run(self, work: Serve) -> Prediction:
         """Return the full prediction with its ledgers."""

@@ -101,7 +101,7 @@ class Ceilings:
         """Requests the ceilings vary over; 1 where every ceiling is one number."""
         return max(
             np.shape(getattr(self, name))[-1] if np.ndim(getattr(self, name)) > own else 1
-            for name, own in _AXES.items()
+            for name, own in OWN_AXES.items()
         )
 
     def bare(self) -> Ceilings:
@@ -110,22 +110,22 @@ class Ceilings:
             self, link_share=np.asarray(1.0), floor_s=np.zeros_like(self.floor_s), scaleout_floor_s=np.asarray(0.0)
         )
 
-    def part(self, start: int, stop: int) -> Ceilings:
-        """Return the ceilings of requests ``start`` to ``stop``."""
+    def part(self, index: slice | NDArray[np.int64]) -> Ceilings:
+        """Return the ceilings of some of the requests."""
         cut = {
-            name: getattr(self, name)[..., start:stop]
-            for name, own in _AXES.items()
+            name: getattr(self, name)[..., index]
+            for name, own in OWN_AXES.items()
             if np.ndim(getattr(self, name)) > own and np.shape(getattr(self, name))[-1] > 1
         }
         return replace(self, **cut)
 
 
-_AXES = {
+OWN_AXES = {
     f.name: 1 if f.name in {"flop_per_s", "compute_share", "memory_share", "floor_s"} else 0
     for f in fields(Ceilings)
     if f.name not in {"decode", "prefill"}
 }
-_AXES |= dict.fromkeys(("compute_share", "memory_share", "floor_s"), 2)
+OWN_AXES |= dict.fromkeys(("compute_share", "memory_share", "floor_s"), 2)
 """Axes of a ceiling that are its own (dtypes); one more is the axis of requests. Shares and floors have none."""
 
 

@@ -19,8 +19,8 @@ from bytebound.facts.memory_spreads import half_width
 from bytebound.facts.reserves import find_reserve
 from bytebound.fitting.cases import VARYING, groups
 from bytebound.ledger.request import lay_out
-from bytebound.predict.answers import columns
 from bytebound.predict.attained import era_of
+from bytebound.predict.columns import columns
 from bytebound.predict.energy import energy_j
 from bytebound.predict.estimate import settle
 from bytebound.predict.prediction import reside
