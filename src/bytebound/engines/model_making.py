@@ -30,6 +30,8 @@ REAL_NAME = "SmolLM2-135M-Instruct"
 REAL_SHAPE = Shape(layers=30, width=576, feed_forward=1536, heads=9, kv_heads=3, head_dim=64, vocabulary=49152)
 """SmolLM2-135M. Source: config.json of HuggingFaceTB/SmolLM2-135M-Instruct."""
 WEIGHTS = "model.safetensors"
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7}
+"""GGUF's number of a file whose matrices are in a format. Source: ggml's public enum llama_ftype."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -202,11 +204,12 @@ def gguf_folder(at: Path, weights: str, source: str = "", layers: int = 0) -> No
     reader = GGUFReader(source or str(real_gguf()))
     at.mkdir(parents=True)
     writer = GGUFWriter(str(at / "model.gguf"), "llama")
+    changed = {"file_type": FILE_TYPES[weights], **({"block_count": layers} if layers else {})}
     for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in {"general.architecture", "general.file_type"}:
+        if name.startswith("GGUF.") or name == "general.architecture":
             continue
         kind, inner = field.types[0], field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
-        value = layers if layers and name.endswith(".block_count") else field.contents()
+        value = changed.get(name.rpartition(".")[2], field.contents())
         writer.add_key_value(name, value, kind, inner)
     wanted = GGMLQuantizationType[weights.upper()]
     for tensor in reader.tensors:

@@ -7,6 +7,7 @@ import ctypes
 import gc
 import importlib.util
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from bytebound.engines.torch_steps import Steps, make_steps
 from bytebound.errors import DocumentError, RequestError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 GROUP = 32
 """Weights that share a scale in 4 bits."""
@@ -55,6 +56,8 @@ class Torch:
         )
         with memory_errors(opened.name), torch.no_grad():
             model = opened.model.bfloat16() if settings.get("dtype") == "bf16" else opened.model
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.data = tensor.data.clone()  # else one tensor that stays keeps the whole file mapped
             self._model = prepared(model) if prepared else model
         self._accelerator, self._vocabulary = opened.accelerator, opened.vocabulary
         del model, opened
@@ -92,7 +95,10 @@ class Torch:
         """Return bytes: of tensors that the model holds, and what this process grew by once freed memory is given back."""
         gc.collect()
         give_back()
-        return {"weights": tensor_bytes(self._model), "resident": resident_bytes() - self._empty}
+        return {
+            "weights": storage_bytes([*self._model.parameters(), *self._model.buffers()]),
+            "resident": resident_bytes() - self._empty,
+        }
 
     def tokenize(self, text: str) -> list[int]:
         """Return the model's tokens of ``text``."""
@@ -114,10 +120,10 @@ class Torch:
         self._model = self._cache = None
 
 
-def tensor_bytes(model: Any) -> float:
-    """Return the bytes of every storage that parameters and buffers of ``model`` hold, each once, packed tensors included."""
+def storage_bytes(tensors: Iterable[Any]) -> float:
+    """Return the bytes of every storage under ``tensors``, each once; tensors packed of others count as those."""
     seen: dict[int, int] = {}
-    waiting = [*model.parameters(), *model.buffers()]
+    waiting = list(tensors)
     while waiting:
         tensor = waiting.pop()
         inner = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else ()
@@ -189,18 +195,21 @@ def _pruned() -> Callable[[Any], Any]:
     return change
 
 
-def _compiled() -> Callable[[Any], Any]:
-    """Return what compiles every layer; all share one compilation.
+def has_compiler() -> None:
+    """Make sure that PyTorch can compile for the processor.
 
     Raises:
-        DocumentError: there is no C++ compiler, which inductor needs on a processor.
+        DocumentError: there is no C++ compiler, which inductor needs.
     """
-    import shutil  # noqa: PLC0415
-
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
         raise DocumentError(
             "torch.compile needs a C++ compiler here", place="torch.compile", mend="install g++ or clang++"
         )
+
+
+def _compiled() -> Callable[[Any], Any]:
+    """Return what compiles every layer; all share one compilation."""
+    has_compiler()
 
     def change(model: Any) -> Any:
         for layer in model.model.layers:

@@ -20,6 +20,8 @@ ENGINES = {
     "ctranslate2": "bytebound.prove.ctranslate2",
     "pytorch": "bytebound.prove.pytorch",
     "torchao": "bytebound.prove.torchao",
+    "pytorch-training": "bytebound.prove.pytorch_training",
+    "openvino": "bytebound.prove.openvino",
 }
 """Engine as users write it -> the module of its trials (``TRIALS``, ``NEEDS``, ``version()``)."""
 EXTRA = 'pip install "bytebound[prove]"'

@@ -47,8 +47,8 @@ def need(*packages: str) -> str:
     """
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            raise DocumentError(f"{name} is not installed", place=name, mend=f"pip install {name}")
-    return importlib.metadata.version(packages[0])
+            raise DocumentError(f"{name} is not installed", place=name, mend=f"pip install {name.replace('_', '-')}")
+    return importlib.metadata.version(packages[0].replace("_", "-"))
 
 
 def chosen(bench: Bench, layers: int = 0) -> Folder:
