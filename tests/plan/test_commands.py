@@ -187,6 +187,24 @@ def test_disaggregated_sides_hand_their_cache_over_and_a_proxy_knows_all_of_them
     assert shell_lines(found["sglang"].text)[-1].count("--prefill") == 3
 
 
+def test_a_side_that_also_keeps_cache_in_host_memory_does_both():
+    """The flag --kv-offloading-size takes the place of any other connector of vLLM, so both are named in one."""
+    text = asked_for(tp=4, disaggregated=True, prefill_replicas=1, offload_hit=0.4, engines=("vllm",))["vllm"].text
+    for side in shell_lines(text)[:2]:
+        found = flags_of(side)
+        held = json.loads(found["--kv-transfer-config"])["kv_connector_extra_config"]["connectors"]
+
+        assert "--kv-offloading-size" not in found
+        assert [each["kv_connector"] for each in held] == ["NixlConnector", "OffloadingConnector"]
+        assert held[1]["kv_connector_extra_config"]["cpu_bytes_to_use"] > 2**30
+
+
+def test_a_quantized_checkpoint_is_not_quantized_into_another_format():
+    notes = asked_for("openai/gpt-oss-120b", "h100-sxm", weights="bf16", engines=("vllm",))["vllm"].notes
+
+    assert any("stores mxfp4" in note and "16-bit" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     ("case", "engine", "word"),
     [
@@ -196,6 +214,7 @@ def test_disaggregated_sides_hand_their_cache_over_and_a_proxy_knows_all_of_them
         ({"tp": 4, "weights": "q4_k"}, "vllm", "q4_k"),
         ({"tp": 4, "kv": "q4_0"}, "sglang", "q4_0"),
         ({"tp": 4, "host_weights": 0.5}, "tensorrt-llm", "host"),
+        ({"model": MOE, "tp": 2, "dp": 2, "ep": 4, "draft_tokens": 2}, "sglang", "draft model"),
         ({"machine": "m2-ultra", "weights": "int4"}, "vllm", "m2-ultra"),
     ],
 )

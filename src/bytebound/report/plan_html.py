@@ -40,7 +40,9 @@ def plan_page(plan: Plan) -> str:
         title=f"Plan for {clean(one.model)}" if one is not None else f"Plan for {len(plan.models)} models",
         charts=[chart for section in sections for chart in section["charts"]],
         sentence=glued(_verdict(plan, one)),
-        meta=question(one) if one is not None else totals(plan),
+        meta=question(one)
+        if one is not None
+        else f"{len(plan.models)} models; {clean(plan.pool) or 'any number of devices can be rented'}",
         refusal=None if whole is None else failing(whole),
         sections=sections,
         several=one is None,

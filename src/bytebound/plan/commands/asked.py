@@ -96,6 +96,11 @@ class Asked:
         """Whether the plan asks for weights the checkpoint does not hold."""
         return self.weights != "auto" and _family(self.weights) != _family(self.stored)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the checkpoint is not quantized."""
+        return find_format(self.stored).kind == "plain"
+
 
 def understood(deployment: Deployment, setting: Setting) -> Asked:
     """Return ``deployment`` as commands need it; ``setting`` is its model on the machine of one copy."""

@@ -18,15 +18,16 @@ def loading_note(asked: Asked, online: Mapping[str, str], stored: Mapping[str, s
     """Return which checkpoint the command starts from, where that is not the plain one."""
     if not asked.quantized:
         return []
+    replaced = "" if asked.plain else f"{asked.checkpoint} stores {asked.stored}: replace it by a 16-bit checkpoint; "
     if asked.weights in online:
-        made = f"the 16-bit checkpoint is quantized to {asked.weights} while it loads"
+        made = f"{replaced}the 16-bit checkpoint is quantized to {asked.weights} while it loads"
         return [f"{made}; one that stores {asked.weights} loads faster and needs no --quantization"]
     if asked.weights in stored:
         other = (
             f"{asked.checkpoint} stores {asked.stored}: replace it by a checkpoint quantized to {stored[asked.weights]}"
         )
         return [f"{other} (by llm-compressor, NVIDIA ModelOpt or its maker); its own configuration names the format"]
-    return []
+    return [replaced.removesuffix("; ")] if replaced else []
 
 
 def length_note(asked: Asked) -> str:

@@ -37,6 +37,8 @@ def unable(asked: Asked) -> str:
         return f"SGLang {version_of(ENGINE)} has no {asked.weights} weights here; take another format, or llama.cpp for GGUF"
     if asked.kv not in {"auto", *CACHES}:
         return f"SGLang {version_of(ENGINE)} has no {asked.kv} KV cache"
+    if asked.draft_tokens and not asked.drafts and asked.dp > 1 and asked.experts:
+        return "SGLang does not speculate with a draft model beside data-parallel attention"
     if asked.static:
         return "SGLang always batches continuously; the plan assumed static batches"
     return ""

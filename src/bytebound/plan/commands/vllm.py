@@ -57,9 +57,9 @@ def serve_words(asked: Asked, *, role: str = "", port: int = PORT, rank: int | s
             *_parallel(asked, rank, head),
             *_formats(asked),
             *_scheduling(asked),
-            *_host_memory(asked),
+            *_host_memory(asked, role),
             *_drafting(asked),
-            *([flag(ENGINE, "--kv-transfer-config", _transfer(role))] if role else []),
+            *([flag(ENGINE, "--kv-transfer-config", _transfer(asked, role))] if role else []),
         )
     )
 
@@ -147,11 +147,11 @@ def _scheduling(asked: Asked) -> list[Words]:
     return [*words, flag(ENGINE, "--enable-prefix-caching")] if asked.prefix_hit or asked.offload_hit else words
 
 
-def _host_memory(asked: Asked) -> list[Words]:
+def _host_memory(asked: Asked, role: str) -> list[Words]:
     words = []
     if asked.host_bytes:
         words.append(flag(ENGINE, "--cpu-offload-gb", math.ceil(10 * asked.host_bytes / GIB) / 10))
-    if asked.offload_hit:
+    if asked.offload_hit and not role:
         words.append(flag(ENGINE, "--kv-offloading-size", offload_gib(asked)))
         words.append(flag(ENGINE, "--kv-offloading-backend", "native"))
     return words
@@ -180,10 +180,26 @@ def _drafting(asked: Asked) -> list[Words]:
     return [flag(ENGINE, "--speculative-config", speculative(asked))] if asked.draft_tokens else []
 
 
-def _transfer(role: str) -> dict[str, str]:
+def _transfer(asked: Asked, role: str) -> dict[str, Any]:
+    """Return who hands KV over, and who keeps it in host memory: --kv-offloading-size would take the place of the first.
+
+    Source: vllm/config/vllm.py (0.33.0), _post_init_kv_transfer_config.
+    """
     side = "kv_producer" if role == "prefill" else "kv_consumer"
-    asked = {"kv_connector": "NixlConnector", "kv_role": side, "kv_load_failure_policy": "fail"}
-    return {key: written(ENGINE, key, value, place="json") for key, value in asked.items()}
+    over = _connector(kv_connector="NixlConnector", kv_role=side, kv_load_failure_policy="fail")
+    if not asked.offload_hit:
+        return over
+    size = {"cpu_bytes_to_use": offload_gib(asked) * GIB}
+    kept = _connector(kv_connector="OffloadingConnector", kv_role="kv_both", kv_connector_extra_config=size)
+    return _connector(
+        kv_connector="MultiConnector", kv_role="kv_both", kv_connector_extra_config={"connectors": [over, kept]}
+    )
+
+
+def _connector(**keys: Any) -> dict[str, Any]:
+    for key, value in keys.items():
+        written(ENGINE, key, value, place="json")
+    return keys
 
 
 def _proxy(asked: Asked) -> str:
