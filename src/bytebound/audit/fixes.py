@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bytebound.audit.replan import difference, replanned
 from bytebound.audit.starve import first_starvation
 from bytebound.audit.surface import surface
 from bytebound.documents.audit import Fix, Starves
 from bytebound.errors import ByteboundError
 from bytebound.plan.case import Refusal
-from bytebound.plan.levers import LEVERS
+from bytebound.plan.levers import ALL_LEVERS, LEVERS
 from bytebound.predict.estimate import settle
 from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from bytebound.audit.draws import Factors
     from bytebound.audit.surface import Axes, Surface
     from bytebound.documents.device import Machine
-    from bytebound.plan.case import Case, Today
+    from bytebound.documents.proof import Proof
+    from bytebound.plan.case import Case, Lever, Today
 
     Array = NDArray[Any]
+    Spot = tuple[int, int, int]
 
 FIX_DRAWS = 1000
 """Draws for a fix: the 10/50/90 % months move by less than one month beyond this."""
@@ -38,7 +43,7 @@ HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A workload as the fixes see it: its case, surface and need, its share of supply, what a device costs."""
+    """A workload as the fixes see it: its case, surface and need, its share of supply, what a device costs, what was proven."""
 
     case: Case
     axes: Axes
@@ -51,6 +56,7 @@ class Situation:
     supply: Array
     usd_per_hour: float | None
     quality_floor: str
+    proven: Mapping[str, Proof] = field(default_factory=dict)
 
 
 def need_devices(
@@ -67,42 +73,54 @@ def all_fixes(s: Situation, before: Starves) -> tuple[Fix, ...]:
     """Return every lever's outcome, the recommended one first, then what helps by price, then what was refused."""
     few = replace_draws(s)
     spot = centre(few.now)
-    fixes: list[Fix] = []
-    for lever in LEVERS:
-        if few.case.kind not in lever.kinds:
-            continue
-        changed = lever.apply(few.case, few.today)
-        if isinstance(changed, Refusal):
-            fixes.append(
-                Fix(
-                    lever.name,
-                    lever.title,
-                    None,
-                    None,
-                    None,
-                    lever.quality_note,
-                    "rejected",
-                    changed.reason,
-                    lever.source,
-                )
-            )
-            continue
-        fixes.append(
-            _outcome(
-                few,
-                changed,
-                spot,
-                before,
-                name=lever.name,
-                title=lever.title,
-                quality_note=lever.quality_note,
-                quality=lever.quality,
-                source=lever.source,
-            )
-        )
+    fixes = [_try(few, lever, spot, before) for lever in LEVERS if few.case.kind in lever.kinds]
+    if before.probability > SAFE_PROBABILITY:
+        fixes += _replan(few, spot, before)
     fixes.append(_more_devices(few, before))
     fixes += _roadmap_devices(few, spot, before)
     return _ranked(fixes, before)
+
+
+def _try(s: Situation, lever: Lever, spot: Spot, before: Starves) -> Fix:
+    blank = Fix(lever.name, lever.title, quality_note=lever.quality_note, source=lever.source)
+    changed = lever.apply(s.case, s.today)
+    if isinstance(changed, Refusal):
+        return replace(blank, reason=changed.reason)
+    fix = _outcome(s, changed, spot, before, blank=blank, quality=lever.quality)
+    return as_proven(fix, s.proven.get(lever.name), lever.caution(s.case, s.today))
+
+
+def as_proven(fix: Fix, proof: Proof | None, caution: str) -> Fix:
+    """Return a fix with what a proof on this kind of machine says of it; without one, a caution asks for it first."""
+    if fix.status != "helps":
+        return fix
+    if proof is not None and proof.verdict != "inconclusive":
+        fix = replace(fix, proven=f"{proof.sentence} ({proof.engine} on {proof.machine}, {proof.when[:10]})")
+        if proof.effect in {"hurts", "no-effect"}:
+            return replace(fix, status="rejected", reason=f"proven here: {proof.sentence}")
+        return fix
+    return replace(fix, status="prove-first", reason=f"{fix.reason} by the ledger, but {caution}") if caution else fix
+
+
+def _replan(s: Situation, spot: Spot, before: Starves) -> list[Fix]:
+    """Return the planner's cheapest deployment on the workload's own kind of device, where there is one and it is another."""
+    found = replanned(s.case, s.base_demand, s.quality_floor)
+    if found is None:
+        return []
+    changed, best = found
+    blank = Fix(
+        "plan",
+        f"Deploy anew: {difference(s.case, changed)}",
+        quality_note=best.quality_note,
+        source="bytebound plan, exhaustive over this device",
+    )
+    fix = _outcome(s, changed, spot, before, blank=blank, quality=best.quality)
+    cautions = [
+        lever.caution(s.case, s.today)
+        for name in best.levers
+        if (lever := ALL_LEVERS.get(name)) and name not in s.proven
+    ]
+    return [as_proven(fix, None, next(filter(None, cautions), ""))]
 
 
 def replace_draws(s: Situation) -> Situation:
@@ -118,16 +136,17 @@ def replace_draws(s: Situation) -> Situation:
     )
 
 
-def centre(found: Surface) -> tuple[int, int, int]:
+def centre(found: Surface) -> Spot:
     """Return the grid point of no growth and no error."""
     axes = (found.axes.context, found.axes.model, found.axes.error)
     return tuple(int(np.abs(np.log(axis)).argmin()) for axis in axes)  # type: ignore[return-value]
 
 
 def _outcome(
-    s: Situation, changed: Case, spot: tuple[int, int, int], before: Starves, *, name: str, title: str, quality_note: str,
-    quality: str, source: str, usd_per_hour: float | None = None, from_month: int = 0,
+    s: Situation, changed: Case, spot: Spot, before: Starves, *, blank: Fix, quality: str, usd_per_hour: float | None = None,
+    from_month: int = 0,
 ) -> Fix:  # fmt: skip
+    """Return ``blank`` with what the changed case gives, re-run over the same draws."""
     found = surface(changed, s.axes)
     old, new = float(s.now.device_s[spot]), float(found.device_s[spot])
     need, limit = need_devices(found, s.factors, s.base_demand, case=changed, months=s.need.shape[1])
@@ -143,15 +162,9 @@ def _outcome(
         last, last_was = float(np.median(need[:, -1])), float(np.median(was[:, -1]))
         if np.isfinite(last):  # what does not run today has no bill to compare with: the whole one counts
             usd = (last * price - (last_was * (s.usd_per_hour or price) if np.isfinite(last_was) else 0.0)) * HOURS
-    reason, status = _judge(
-        old,
-        new,
-        effect=effect,
-        before=before,
-        after=after,
-        allowed=QUALITY_ORDER.index(quality) >= QUALITY_ORDER.index(s.quality_floor) or s.quality_floor == "any",
-    )
-    return Fix(name, title, effect, usd, after, quality_note, status, reason, source)
+    allowed = QUALITY_ORDER.index(quality) >= QUALITY_ORDER.index(s.quality_floor)
+    reason, status = _judge(old, new, effect=effect, before=before, after=after, allowed=allowed)
+    return replace(blank, effect=effect, usd_per_month=usd, starves_after=after, status=status, reason=reason)
 
 
 def _judge(
@@ -173,89 +186,47 @@ def _judge(
 
 
 def _more_devices(s: Situation, before: Starves) -> Fix:
-    title = f"Add {s.case.setting.machine.device.id}"
-    source = "the pool's own price"
+    device = s.case.setting.machine.device.id
+    blank = Fix("more-devices", f"Add {device}", source="the pool's own price")
     if s.case.kind == "edge":
-        return Fix(
-            "more-devices",
-            title,
-            None,
-            None,
-            None,
-            "none",
-            "rejected",
-            "an edge workload runs on the device it has",
-            source,
-        )
+        return replace(blank, reason="an edge workload runs on the device it has")
     need, limit = s.need, s.limit
     short = np.quantile(np.nan_to_num(need - s.supply, posinf=np.inf).max(axis=1), 0.9, method="lower")
     if not np.isfinite(short):
-        return Fix(
-            "more-devices",
-            title,
-            None,
-            None,
-            None,
-            "none",
-            "rejected",
-            "no number of these devices meets the objective or holds the model",
-            source,
-        )
+        return replace(blank, reason="no number of these devices meets the objective or holds the model")
     replica = s.case.devices_per_replica
     count = max(int(np.ceil(max(short, 0.0) / replica)) * replica, 0)
     if not count:
-        return Fix(
-            "more-devices",
-            title,
-            1.0,
-            0.0,
-            before,
-            "none",
-            "little-effect",
-            "supply already covers 90 % of the draws",
-            source,
-        )
-    after = first_starvation(need, s.supply + count, limit)
-    usd = None if s.usd_per_hour is None else count * s.usd_per_hour * HOURS
-    effect = 1 + count / max(float(np.median(s.supply[:, 0])), 1.0)
-    return Fix(
-        "more-devices",
-        f"Add {count} × {s.case.setting.machine.device.id}",
-        effect,
-        usd,
-        after,
-        "none",
-        "helps",
-        f"{count} more devices cover 90 % of the draws to the last month",
-        source,
-    )
+        return replace(
+            blank, effect=1.0, usd_per_month=0.0, starves_after=before, status="little-effect",
+            reason="supply already covers 90 % of the draws",
+        )  # fmt: skip
+    return replace(
+        blank, title=f"Add {count} × {device}", effect=1 + count / max(float(np.median(s.supply[:, 0])), 1.0),
+        usd_per_month=None if s.usd_per_hour is None else count * s.usd_per_hour * HOURS,
+        starves_after=first_starvation(need, s.supply + count, limit), status="helps",
+        reason=f"{count} more devices cover 90 % of the draws to the last month",
+    )  # fmt: skip
 
 
-def _roadmap_devices(s: Situation, spot: tuple[int, int, int], before: Starves) -> list[Fix]:
+def _roadmap_devices(s: Situation, spot: Spot, before: Starves) -> list[Fix]:
     found = []
     for machine, month in s.case.roadmap:
+        blank = Fix(
+            "roadmap-device",
+            f"Move to {machine.device.id}, one for one, from month {month}",
+            source=machine.device.memory_bytes_per_s.source,
+        )
+        price = machine.usd_per_device_hour
         try:
-            setting = settle(s.case.setting.architecture, machine, s.case.setting.engine.name)
-            changed = replace(s.case, setting=setting)
-            price = machine.usd_per_device_hour
+            changed = replace(s.case, setting=settle(s.case.setting.architecture, machine, s.case.setting.engine.name))
             fix = _outcome(
-                s, changed, spot, before, name="roadmap-device", title=f"Move to {machine.device.id}, one for one, from month {month}",
-                quality_note="none", quality="lossless", source=machine.device.memory_bytes_per_s.source,
-                usd_per_hour=price.value if price else None, from_month=month,
+                s, changed, spot, before, blank=blank, quality="lossless", usd_per_hour=price.value if price else None,
+                from_month=month,
             )  # fmt: skip
         except ByteboundError as error:
-            fix = Fix(
-                "roadmap-device",
-                f"Move to {machine.device.id}",
-                None,
-                None,
-                None,
-                "none",
-                "rejected",
-                error.message,
-                "facts",
-            )
-        found.append(fix if machine.usd_per_device_hour or fix.usd_per_month is None else replace_price(fix))
+            fix = replace(blank, title=f"Move to {machine.device.id}", reason=error.message, source="facts")
+        found.append(fix if price or fix.usd_per_month is None else replace_price(fix))
     better = sorted(
         (fix for fix in found if fix.status == "helps"), key=lambda fix: (round(_risk(fix), 2), _price(fix))
     )
@@ -289,7 +260,7 @@ def _ranked(fixes: list[Fix], before: Starves) -> tuple[Fix, ...]:
             if fix.lever not in HARDWARE and (fix.usd_per_month or 0.0) < 0 and _risk(fix) <= SAFE_PROBABILITY
         ]
         chosen = min(saving, key=_price) if saving else None
-    order = {"recommended": 0, "helps": 1, "little-effect": 2, "rejected": 3}
+    order = {"recommended": 0, "helps": 1, "prove-first": 2, "little-effect": 3, "rejected": 4}
     marked = [replace(fix, status="recommended") if fix is chosen else fix for fix in fixes]
     return tuple(
         sorted(

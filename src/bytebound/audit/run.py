@@ -33,10 +33,13 @@ from bytebound.predict.train_request import check_precision
 from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from bytebound.audit.surface import Surface
     from bytebound.documents.architecture import Architecture
+    from bytebound.documents.proof import Proof
 
     Array = NDArray[Any]
 
@@ -71,6 +74,7 @@ def audit_fleet(
     seed: int = 0,
     memory_price: float = 1.0,
     slip_months: float = 0.0,
+    proofs: Sequence[Proof] = (),
 ) -> Audit:
     """Return the audit of a fleet: which workload starves first, on what, when, and the cheapest fix.
 
@@ -81,6 +85,7 @@ def audit_fleet(
         seed: of the random streams; the same seed gives the same audit.
         memory_price: factor on memory prices (scenario), such as 1.5 or 2.
         slip_months: extra delay of every roadmap addition (scenario).
+        proofs: what ``bytebound prove`` showed; those of a workload's own kind of machine and engine decide its fixes.
 
     Raises:
         DocumentError, UnknownNameError, QuantityError: the file or an argument is wrong; names its place.
@@ -121,7 +126,7 @@ def audit_fleet(
     }
     names = tuple(month_name(fleet.start, m) for m in range(horizon))
     fleet_need = _fleet_need(fleet, studied, supplies, machines)
-    audits = [_conclude(s, shares[s.workload.name], supplies[s.workload.pool], fleet_need) for s in studied]
+    audits = [_conclude(s, shares[s.workload.name], supplies[s.workload.pool], fleet_need, proofs) for s in studied]
     audits.sort(key=urgency)
     pools = tuple(
         _pool_audit(
@@ -369,13 +374,15 @@ def _fleet_need(
     )
 
 
-def _conclude(s: Studied, share: Array, pool: Supply, fleet_need: FleetNeed) -> WorkloadAudit:
+def _conclude(s: Studied, share: Array, pool: Supply, fleet_need: FleetNeed, proofs: Sequence[Proof]) -> WorkloadAudit:
+    engine, device = s.case.setting.engine.name, s.case.setting.machine.device.id
+    proven = {proof.lever: proof for proof in proofs if (proof.engine, proof.machine) == (engine, device)}
     before = first_starvation(s.need, share, s.limit)
     now = today(s.case, s.surface)
     usd = None if pool.usd_per_hour is None else float(pool.usd_per_hour[-1])
     situation = Situation(
         case=s.case, axes=s.axes, now=s.surface, need=s.need, limit=s.limit, today=now, factors=s.factors,
-        base_demand=s.base_demand, supply=share, usd_per_hour=usd, quality_floor=s.workload.quality_floor,
+        base_demand=s.base_demand, supply=share, usd_per_hour=usd, quality_floor=s.workload.quality_floor, proven=proven,
     )  # fmt: skip
     return workload_record(
         s, share, pool=pool, fleet_need=fleet_need, before=before, fixes=all_fixes(situation, before), now=now

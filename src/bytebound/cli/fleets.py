@@ -45,11 +45,13 @@ def audit(
     for target in (html, sarif, junit):
         writable(target)
     from bytebound.audit import audit_fleet, starving  # noqa: PLC0415
+    from bytebound.prove.known import kept  # noqa: PLC0415
 
     say(f"auditing {fleet} …", quiet=quiet or not sys.stderr.isatty())
     found = audit_fleet(
-        fleet, months=months, draws=draws, seed=seed, memory_price=memory_price, slip_months=slip_months
-    )
+        fleet, months=months, draws=draws, seed=seed, memory_price=memory_price, slip_months=slip_months,
+        proofs=kept(),
+    )  # fmt: skip
     flags = {"draws": draws, "seed": seed, "memory-price": memory_price, "slip-months": slip_months}
     found = replace(found, run={**found.run, "command": command_of(found, fleet, flags)})
     hungry = starving(found, within) if within is not None else []

@@ -46,21 +46,24 @@ class Starves:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """One lever, applied and re-run through the same ledger.
+    """One lever, or a set of them, applied and re-run through the same ledger.
 
     ``effect`` is the throughput at the objective as a multiple of today's; ``usd_per_month`` the change of the bill in
-    the last month (negative saves; the whole bill where today's deployment does not run); ``status`` whether it helps here.
+    the last month (negative saves; the whole bill where today's deployment does not run); ``status`` whether it helps here, where
+    ``prove-first`` means that it should by the ledger and was measured elsewhere to hurt in such a case; ``proven`` is what a proof
+    on this kind of machine showed, empty where there is none.
     """
 
     lever: str
     title: str
-    effect: float | None
-    usd_per_month: float | None
-    starves_after: Starves | None
-    quality_note: str
-    status: Literal["recommended", "helps", "little-effect", "rejected"]
-    reason: str
-    source: str
+    effect: float | None = None
+    usd_per_month: float | None = None
+    starves_after: Starves | None = None
+    quality_note: str = "none"
+    status: Literal["recommended", "helps", "prove-first", "little-effect", "rejected"] = "rejected"
+    reason: str = ""
+    source: str = ""
+    proven: str = ""
 
 
 @dataclass(frozen=True, slots=True)

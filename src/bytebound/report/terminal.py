@@ -10,6 +10,7 @@ from rich.text import Text
 from bytebound.report.page import draw, grid, heading, indented, labelled
 from bytebound.report.words import (
     FIX_SIGNS,
+    FIX_WORDS,
     SIGNS,
     bill,
     cheapest,
@@ -157,8 +158,9 @@ def _fix_table(fixes: Sequence[Fix], months: Sequence[str], *, wide: bool) -> Re
         after = "–" if fix.starves_after is None else _dates(fix.starves_after, months)[0]
         quality = clean(fix.quality_note)
         inline = f" (quality: {quality})" if quality not in {"", "none"} and not wide else ""
+        proven = f" (proven: {clean(fix.proven)})" if fix.proven else ""
         row = [
-            f"{FIX_SIGNS[fix.status]} {clean(fix.title)}{inline}",
+            f"{FIX_SIGNS[fix.status]} {clean(fix.title)}{inline}{proven}",
             times(fix.effect),
             usd(fix.usd_per_month, signed=True),
             f"after {month_name(months[-1])}" if after == "later" else after,
@@ -169,16 +171,22 @@ def _fix_table(fixes: Sequence[Fix], months: Sequence[str], *, wide: bool) -> Re
 
 
 def _not_helping(workload: WorkloadAudit, *, brief: bool) -> list[str]:
-    little = [fix for fix in workload.fixes if fix.status == "little-effect"]
-    rejected = [fix for fix in workload.fixes if fix.status == "rejected"]
+    """Return what was tried and does not help, or not yet; levers that cannot be applied here are counted."""
+    by = {status: [fix for fix in workload.fixes if fix.status == status] for status in FIX_SIGNS}
     if brief:
+        few, many = len(by["little-effect"]) + len(by["prove-first"]), len(by["rejected"])
         return (
-            [f"– {len(little)} fixes have little effect, {len(rejected)} rejected (all in --json and --html)"]
-            if little or rejected
+            [f"– {few} fixes have little effect or want proof, {many} rejected (all in --json and --html)"]
+            if few or many
             else []
         )
-    lines = [f"{FIX_SIGNS[fix.status]} {clean(fix.title)}: little effect, {clean(fix.reason)}" for fix in little]
-    return lines + [f"{FIX_SIGNS[fix.status]} {clean(fix.title)}: rejected, {clean(fix.reason)}" for fix in rejected]
+    tried = [fix for fix in by["rejected"] if fix.effect is not None or fix.proven]
+    lines = [
+        f"{FIX_SIGNS[fix.status]} {clean(fix.title)}: {FIX_WORDS[fix.status]}, {clean(fix.reason)}"
+        for fix in (*by["prove-first"], *by["little-effect"], *tried)
+    ]
+    others = len(by["rejected"]) - len(tried)
+    return [*lines, f"✗ {others} more cannot help here (why: --json and --html)"] if others else lines
 
 
 def _closing(audit: Audit) -> list[RenderableType]:

@@ -26,8 +26,11 @@ STATE_WORDS: dict[State, str] = {
     "fine": "lasts the horizon",
     "unknown": "not audited",
 }
-FIX_SIGNS = {"recommended": "✓", "helps": "✓", "little-effect": "–", "rejected": "✗"}
-FIX_WORDS = {"recommended": "recommended", "helps": "helps", "little-effect": "little effect", "rejected": "rejected"}
+FIX_SIGNS = {"recommended": "✓", "helps": "✓", "prove-first": "?", "little-effect": "–", "rejected": "✗"}
+FIX_WORDS = {
+    "recommended": "recommended", "helps": "helps", "prove-first": "prove first", "little-effect": "little effect",
+    "rejected": "rejected",
+}  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ASCII = str.maketrans(
