@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 ENGINES = ("llama.cpp",)
 DEPTHS = (0, 128, 320, 768, 2048)
 TOKENS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+MOST_PASSES, PASSES_S = 7, 0.2
+"""A pass is repeated so often at most, and only while passes of the length before would take no longer together."""
+LONG = 64
+"""Tokens of a pass from which attention inside it is probed too."""
 EMPTY_LAYERS = 8
 PAIRS = (256, 1536)
 MOST_DISTURBED, MOST_SPREAD = 0.5, 0.5
@@ -118,14 +122,19 @@ def calibrate(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one calibration is for. ``tokens``: the longest pass to probe; 1: decoding alone."""
+    """What one calibration is for. ``passes``: tokens of the passes to probe; none: decoding of single tokens alone."""
 
     model: str | Architecture
     weights: str = "auto"
     flash: str = "on"
     kv: str = "fp16"
     depth: int = 2048
-    tokens: int = 512
+    passes: tuple[int, ...] = TOKENS
+
+    @property
+    def long(self) -> bool:
+        """Whether passes are long enough for attention between their own tokens to count."""
+        return max(self.passes, default=1) >= LONG
 
 
 def calibrate_together(
@@ -148,7 +157,7 @@ def calibrate_together(
             say(f"writing small models in the shape of {architecture.name}")
             place = Path(folder) / str(nth)
             place.mkdir()
-            context = max(each.depth, sum(PAIRS) if each.tokens > 1 else 0) + 8
+            context = max(each.depth, *each.passes, sum(PAIRS) if each.long else 0) + 8
             shop = Workshop(place, opened, threads, each.flash, each.kv, context=context)
             target = target_of(compile_table(architecture), each.weights)
             steps, bodies = prepare(shop, target, each.depth)
@@ -157,7 +166,7 @@ def calibrate_together(
         samples = interleaved(groups, rounds, budget_s)
         say("timing passes of many tokens")
         passes = many_tokens(groups, samples)
-        pairs = [pair_cost(group.shop, group.target) if group.asked.tokens > 1 else 0.0 for group in groups]
+        pairs = [pair_cost(group.shop, group.target) if group.asked.long else 0.0 for group in groups]
     return tuple(
         conclude(
             group.target, seen, long, pair, group.bodies, engine=engine, version=library.version, machine=machine,
@@ -268,18 +277,18 @@ def many_tokens(
     found: list[dict[str, list[tuple[int, float]]]] = [{body.weights: [] for body in group.bodies} for group in groups]
     last = {id(body): typical(seen[f"body.{body.weights}"]) for group, seen in zip(groups, samples, strict=True)
             for body in group.bodies}  # fmt: skip
-    for tokens in TOKENS:
+    for tokens in sorted({n for group in groups for n in group.asked.passes}):
         short = [
             (body, passes[body.weights]) for group, passes in zip(groups, found, strict=True) for body in group.bodies
-            if tokens <= group.asked.tokens and last[id(body)] * 2 <= LONGEST_PASS_S
+            if tokens in group.asked.passes and last[id(body)] * 2 <= LONGEST_PASS_S
         ]  # fmt: skip
         turns = [(Step("pass", body.session, 0, tokens), body, passes) for body, passes in short]
         for step, _, _ in turns:
             step.run()
         seconds: dict[int, list[Sample]] = {id(step): [] for step, _, _ in turns}
-        for again in range(3):
+        for again in range(MOST_PASSES):
             for step, body, _ in turns:
-                if again == 0 or last[id(body)] < 0.1:
+                if again * last[id(body)] < PASSES_S:
                     seconds[id(step)].append(sample(step.run))
         for step, body, passes in turns:
             last[id(body)] = typical(seconds[id(step)])

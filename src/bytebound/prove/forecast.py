@@ -43,12 +43,12 @@ class Case:
     work: Serve
     flash: str = "on"
     kv: str = "fp16"
-    tokens: int = 1  # the longest pass to probe
+    passes: tuple[int, ...] = ()  # of several tokens, to probe
 
     @property
     def asked(self) -> Asked:
         """What to probe for this side."""
-        return Asked(self.model, self.weights, self.flash, self.kv, int(np.max(self.work.prompt)), self.tokens)
+        return Asked(self.model, self.weights, self.flash, self.kv, int(np.max(self.work.prompt)), self.passes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ def weights_trial(lever: str, before: str, after: str, bench: Bench) -> Trial:
 
     def predict() -> dict[str, Forecast]:
         cases = [
-            Case(model.architecture, "auto", Serve(prompt=SHALLOW, output=1), tokens=PREFILL) for model in (one, other)
+            Case(model.architecture, "auto", Serve(prompt=SHALLOW, output=1), passes=(PREFILL,))
+            for model in (one, other)
         ]
         copies = repacked(one, bench), repacked(other, bench)
         before, after = predicted(tuple(cases), bench.machine, bench.threads, bench.say)
@@ -256,7 +257,7 @@ def batch_trial(bench: Bench) -> Trial:
     def predict() -> dict[str, Forecast]:
         before, after = predicted(
             tuple(
-                Case(model.architecture, "auto", Serve(prompt=SHALLOW, output=1, batch=batch), tokens=SEQUENCES)
+                Case(model.architecture, "auto", Serve(prompt=SHALLOW, output=1, batch=batch), passes=(SEQUENCES,))
                 for batch in (1, SEQUENCES)
             ),
             bench.machine, bench.threads, bench.say,
@@ -287,7 +288,7 @@ def prefix_trial(lever: str, bench: Bench) -> Trial:
     def predict() -> dict[str, Forecast]:
         before, after = predicted(
             tuple(
-                Case(model.architecture, "auto", Serve(prompt=PROMPT, output=1, prefix_hit=hit), tokens=PROMPT)
+                Case(model.architecture, "auto", Serve(prompt=PROMPT, output=1, prefix_hit=hit), passes=(PROMPT - PREFIX, PROMPT))
                 for hit in (0.0, share)
             ),
             bench.machine, bench.threads, bench.say,
@@ -338,7 +339,7 @@ def speculative_trial(bench: Bench) -> Trial:
         base = Serve(prompt=depth, output=1)
         before, drafting = predicted(
             (
-                Case(model.architecture, "auto", base, tokens=2 * DRAFT_TOKENS),
+                Case(model.architecture, "auto", base, passes=(DRAFT_TOKENS + 1,)),
                 Case(draft.architecture, "auto", base),
             ),
             bench.machine, bench.threads, bench.say,
