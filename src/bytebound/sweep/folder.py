@@ -33,7 +33,7 @@ def opened(folder: Path, sweep: Sweep, *, resume: bool) -> list[SweepPart]:
     if PLAN not in inside:
         if any(not name.endswith(UNFINISHED) for name in inside):
             raise DocumentError("holds files that are no sweep", place=str(folder), mend="name a new or empty folder")
-        write_whole(folder / PLAN, to_json(sweep).encode())
+        write_whole(folder / PLAN, to_json(sweep).encode(), lasting=True)
         return list(sweep.parts)
     _same(folder / PLAN, sweep)
     if not resume:
@@ -70,8 +70,10 @@ def _same(path: Path, sweep: Sweep) -> None:
         )  # fmt: skip
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: to a temporary name beside it, to the disk, then renamed.
+def write_whole(path: Path, data: bytes, *, lasting: bool = False) -> None:
+    """Write ``data`` to ``path``: to a temporary name beside it, then renamed; ``lasting``: it outlives a power cut too.
+
+    A part need not: one that a power cut tore has wrong checksums and is run again.
 
     Raises:
         UnfinishedError: the disk is full, or the folder cannot be written.
@@ -80,8 +82,9 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from None

@@ -12,37 +12,45 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
 from bytebound.errors import UnfinishedError
+from bytebound.sweep.folder import write_whole
 from bytebound.sweep.part import TRIES, Finished, run_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from bytebound.documents.sweep import SweepPart
 
 
-def finished(text: str, sha256: str, parts: Sequence[SweepPart], *, workers: int) -> Iterator[Finished]:
-    """Yield each part as it is finished, on ``workers`` processes; with one, in this process.
+def finished(text: str, sha256: str, parts: Sequence[SweepPart], *, folder: Path, workers: int) -> Iterator[Finished]:
+    """Yield each part once it is in ``folder``, run on ``workers`` processes; with one, in this process.
 
     Raises:
-        UnfinishedError: a process died ``TRIES`` times under the same part.
+        UnfinishedError: a process died ``TRIES`` times under the same part, or the disk is full.
     """
     if workers == 1:
         for part in parts:
-            yield Finished(part, run_part(text, sha256, part), 1)
+            write_whole(folder / part.file, run_part(text, sha256, part))
+            yield Finished(part, 1)
         return
     waiting, tries = deque(parts), Counter[int]()
     while waiting:
-        running: dict[Future[bytes], SweepPart] = {}
-        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+        running: dict[Future[None], SweepPart] = {}
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(text, sha256, folder),
+        )
         try:
             while waiting or running:
                 while waiting and len(running) < 2 * workers:
-                    future = pool.submit(run_part, text, sha256, waiting[0])
+                    future = pool.submit(_run, waiting[0])
                     running[future] = waiting.popleft()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    data = future.result()
+                    future.result()
                     part = running.pop(future)
-                    yield Finished(part, data, tries[part.index] + 1)
+                    yield Finished(part, tries[part.index] + 1)
         except BrokenProcessPool:
             tries.update(part.index for part in running.values())
             again = sorted(running.values(), key=lambda part: part.index)
@@ -62,10 +70,22 @@ def lost(part: SweepPart) -> UnfinishedError:
     )
 
 
-def _begin() -> None:
+_asked: list[tuple[str, str, Path]] = []
+"""What a process of the pool was started with. Only a part's number and names go through the pool's pipes, and nothing comes
+back: a message longer than a pipe takes at once would leave the pool hanging where a process dies in the middle of it
+(python/cpython issue 94777)."""
+
+
+def _begin(text: str, sha256: str, folder: Path) -> None:
     """Leave Ctrl-C to the driver, and leave with it, even where it was killed."""
+    _asked.append((text, sha256, folder))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_driver, daemon=True).start()
+
+
+def _run(part: SweepPart) -> None:
+    text, sha256, folder = _asked[0]
+    write_whole(folder / part.file, run_part(text, sha256, part))
 
 
 def _leave_with_driver() -> None:

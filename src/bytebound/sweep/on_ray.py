@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bytebound.errors import QuantityError, UnfinishedError
+from bytebound.sweep.folder import write_whole
 from bytebound.sweep.local import lost
 from bytebound.sweep.part import TRIES, Finished, run_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from bytebound.documents.sweep import SweepPart
 
@@ -24,9 +26,9 @@ REACH_S, JOIN_S = 5.0, 45.0
 
 
 def finished(
-    text: str, sha256: str, parts: Sequence[SweepPart], *, address: str, workers: int | None
+    text: str, sha256: str, parts: Sequence[SweepPart], *, folder: Path, address: str, workers: int | None
 ) -> Iterator[Finished]:
-    """Yield each part as it is finished on the cluster at ``address``; ``workers`` bounds the parts that run at once.
+    """Yield each part once it came from the cluster at ``address`` and is in ``folder``; ``workers`` bounds those under way.
 
     The address is ``HOST:PORT``; ``auto``, the cluster that runs here or that RAY_ADDRESS names; or ``local``, one for this sweep.
 
@@ -49,7 +51,8 @@ def finished(
             tries[part.index] += 1
             data = _taken(ray, done[0])
             if data is not None:
-                yield Finished(part, data, tries[part.index])
+                write_whole(folder / part.file, data)
+                yield Finished(part, tries[part.index])
             elif tries[part.index] >= TRIES:
                 raise lost(part)
             else:
@@ -101,7 +104,11 @@ def joined(ray: Any, address: str, workers: int | None) -> Iterator[None]:
 
 
 def _join(ray: Any, address: str, options: dict[str, Any]) -> str | None:
-    """Return why the cluster cannot be joined, or None where it is. Ray may try for minutes: a thread of its own bounds that."""
+    """Return why the cluster cannot be joined, or None where it is.
+
+    Ray may try an address for minutes: a thread of its own bounds that. What it starts itself (``local``) would end with
+    that thread, for the kernel ends a node with the thread that started it (``PR_SET_PDEATHSIG``).
+    """
     failures: list[str] = []
 
     def join() -> None:
@@ -110,6 +117,9 @@ def _join(ray: Any, address: str, options: dict[str, Any]) -> str | None:
         except Exception as error:  # noqa: BLE001 - Ray raises many kinds; each becomes one sentence
             failures.append((str(error).strip() or type(error).__name__).splitlines()[0])
 
+    if address == "local":
+        join()
+        return next(iter(failures), None)
     thread = threading.Thread(target=join, daemon=True)
     thread.start()
     thread.join(JOIN_S)

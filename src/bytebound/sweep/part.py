@@ -39,10 +39,9 @@ TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A part, its Parquet file as bytes, and how often it was tried."""
+    """A part whose file is written, and how often it was tried."""
 
     part: SweepPart
-    data: bytes
     tries: int
 
 
@@ -81,13 +80,13 @@ def run_part(text: str, sha256: str, part: SweepPart) -> bytes:
     try:
         planned = apply(part.plan, standing.case, standing.now, axes=standing.axes, coming=request.coming)
         rows = {} if isinstance(planned, Refusal) else _rows(request, part, standing, planned)
-        refused = planned.reason if isinstance(planned, Refusal) else ""
+        said = {"refused": planned.reason} if isinstance(planned, Refusal) else {"caution": planned.caution}
     except PhysicsError:
         raise
     except ByteboundError as error:
-        rows, refused = {}, error.message
+        rows, said = {}, {"refused": error.message}
     names = tuple(scenario.name for scenario in request.scenarios)
-    return encoded(rows, part=part, scenarios=names, sha256=sha256, refused=refused)
+    return encoded(rows, part=part, scenarios=names, sha256=sha256, said=said)
 
 
 @lru_cache(maxsize=2)

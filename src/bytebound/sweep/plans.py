@@ -10,9 +10,9 @@ from bytebound.audit.fixes import HARDWARE, QUALITY_ORDER
 from bytebound.audit.surface import surface, today
 from bytebound.documents.sweep import AS_IS
 from bytebound.errors import QuantityError, RequestError, UnknownNameError
-from bytebound.facts.levers import conflicts_of
 from bytebound.plan.case import Refusal
-from bytebound.plan.levers import LEVERS
+from bytebound.plan.compose import apply_all, cautions_of, conflict, in_order
+from bytebound.plan.levers import ALL_LEVERS, LEVERS
 from bytebound.predict.estimate import settle
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bytebound.plan.case import Case, Today
 
 MORE, MOVE = HARDWARE
-LEVER = {lever.name: lever for lever in LEVERS}
 MOST_DEVICES = 100_000_000
 WORDS = ("levers", "pairs")
 """``levers``: each lever of the fleet's kinds of work alone, and each roadmap device; ``pairs``: these and every two levers."""
@@ -32,12 +31,16 @@ WORDS = ("levers", "pairs")
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A workload under a plan: its changed case, devices added to its share, and where it moves, from which month."""
+    """A workload under a plan: its changed case, devices added to its share, where it moves and from which month.
+
+    ``caution`` says why the plan must be proven before anyone takes it, or nothing.
+    """
 
     case: Case
     added: int = 0
     machine: Machine | None = None
     from_month: int = 0
+    caution: str = ""
 
 
 def expand(asked: Iterable[str], *, kinds: Iterable[str], devices: Iterable[str]) -> tuple[str, ...]:
@@ -52,45 +55,40 @@ def expand(asked: Iterable[str], *, kinds: Iterable[str], devices: Iterable[str]
         UnknownNameError, QuantityError, RequestError: a name is not a plan.
     """
     wanted, known = set(kinds), tuple(devices)
-    alone = [name for name, lever in LEVER.items() if wanted & set(lever.kinds)]
+    alone = [lever.name for lever in LEVERS if wanted & set(lever.kinds)]
     words = {"levers": [*alone, *(f"{MOVE}:{device}" for device in known)]}
-    pairs = [pair for pair in combinations(alone, 2) if pair[1] not in conflicts_of(pair[0])]
-    words["pairs"] = [*words["levers"], *("+".join(pair) for pair in pairs)]
+    words["pairs"] = [*words["levers"], *("+".join(pair) for pair in combinations(alone, 2) if not conflict(pair))]
     names = [name for given in asked for name in words.get(given, [given])]
     return tuple(dict.fromkeys([AS_IS, *("+".join(steps(name, known)) or AS_IS for name in names)]))
 
 
 def steps(name: str, devices: Iterable[str]) -> tuple[str, ...]:
-    """Return the steps of a plan in the order they are applied: a move, levers in the order of their table, devices last.
+    """Return the steps of a plan in one order, however they were given: a move, levers as they are applied, devices last.
 
     Raises:
         UnknownNameError, QuantityError, RequestError: not a plan.
     """
     given = [] if name == AS_IS else [step.strip() for step in name.split("+")]
-    known = {f"{MOVE}:{device}" for device in devices}
-    order = {step: place for place, step in enumerate([*sorted(known), *LEVER])}
+    moves = [f"{MOVE}:{device}" for device in devices]
+    levers = [lever for lever in ALL_LEVERS if lever not in HARDWARE]
     for step in given:
         kind, _, value = step.partition(":")
-        if kind == MORE:
-            if not value.isdecimal() or not 0 < int(value) <= MOST_DEVICES:
-                raise QuantityError(f"{step!r} says no number of devices", place="--plans", mend=f"write {MORE}:16")
-            order[step] = len(order)
-        elif step not in order:
-            raise UnknownNameError("plan", step, [*order, AS_IS, *WORDS, f"{MORE}:16"], place="--plans")
+        if kind == MORE and (not value.isdecimal() or not 0 < int(value) <= MOST_DEVICES):
+            raise QuantityError(f"{step!r} says no number of devices", place="--plans", mend=f"write {MORE}:16")
+        if kind != MORE and step not in (*moves, *levers):
+            raise UnknownNameError("plan", step, [*moves, *levers, AS_IS, *WORDS, f"{MORE}:16"], place="--plans")
     kinds = [step.partition(":")[0] for step in given]
     if len(set(kinds)) < len(kinds):
         raise RequestError(f"plan {name!r} has a step twice", place="--plans", mend="name each step once")
-    against = next(((a, b) for a, b in combinations(given, 2) if a in LEVER and b in conflicts_of(a)), None)
-    if against is not None:
-        raise RequestError(
-            f"{against[0]} and {against[1]} do not go together", place="--plans", mend="name one of them"
-        )
-    return tuple(sorted(given, key=lambda step: order[step]))
+    chosen = in_order(lever for lever in levers if lever in given)
+    if clash := conflict(chosen):
+        raise RequestError(clash, place="--plans", mend="name one of them")
+    return (*(s for s in given if s in moves), *chosen, *(s for s in given if s.startswith(f"{MORE}:")))
 
 
 def quality_of(name: str) -> str:
     """Return the lowest quality among a plan's levers."""
-    found = [LEVER[step].quality for step in name.split("+") if step in LEVER]
+    found = [ALL_LEVERS[step].quality for step in name.split("+") if step in ALL_LEVERS]
     return min(found, key=QUALITY_ORDER.index, default=QUALITY_ORDER[-1])
 
 
@@ -102,30 +100,27 @@ def apply(name: str, case: Case, now: Today, *, axes: Axes, coming: Iterable[Com
     """
     machines = {one.machine.device.id: one for one in coming}
     planned = Planned(case)
-    for place, step in enumerate(steps(name, machines)):
-        numbers = today(planned.case, surface(planned.case, axes)) if place else now
-        taken = _step(step, planned, numbers, machines)
-        if isinstance(taken, Refusal):
-            return Refusal(f"{step}: {taken.reason}")
-        planned = taken
-    return planned
-
-
-def _step(step: str, planned: Planned, now: Today, machines: dict[str, Coming]) -> Planned | Refusal:
-    kind, _, value = step.partition(":")
-    case = planned.case
-    if kind in HARDWARE and case.kind == "edge":
-        return Refusal("an edge workload runs on the device it has")
-    if kind == MORE:
-        return replace(planned, added=int(value))
-    if kind == MOVE:
-        machine, month = machines[value].machine, machines[value].month
-        if value == case.setting.machine.device.id:
+    levers = []
+    for step in steps(name, machines):
+        kind, _, value = step.partition(":")
+        if kind not in HARDWARE:
+            levers.append(step)
+        elif case.kind == "edge":
+            return Refusal("an edge workload runs on the device it has")
+        elif kind == MORE:
+            planned = replace(planned, added=int(value))
+        elif value == case.setting.machine.device.id:
             return Refusal("the workload runs on this device already")
-        moved = settle(case.setting.architecture, machine, case.setting.engine.name)
-        return replace(planned, case=replace(case, setting=moved), machine=machine, from_month=month)
-    lever = LEVER[step]
-    if case.kind not in lever.kinds:
-        return Refusal(f"this lever is not for {case.kind} work")
-    changed = lever.apply(case, now)
-    return changed if isinstance(changed, Refusal) else replace(planned, case=changed)
+        else:
+            moved = settle(case.setting.architecture, machines[value].machine, case.setting.engine.name)
+            planned = Planned(replace(case, setting=moved), machine=moved.machine, from_month=machines[value].month)
+    if unfit := [lever for lever in levers if case.kind not in ALL_LEVERS[lever].kinds]:
+        return Refusal(f"{unfit[0]} is not for {case.kind} work")
+
+    def numbers(of: Case) -> Today:
+        return now if of is case else today(of, surface(of, axes))
+
+    changed = apply_all(planned.case, levers, numbers)
+    if isinstance(changed, Refusal):
+        return changed
+    return replace(planned, case=changed, caution="; ".join(cautions_of(planned.case, levers, numbers)))

@@ -13,7 +13,7 @@ import numpy as np
 from bytebound.audit.deal import deal
 from bytebound.audit.draws import Factors
 from bytebound.audit.fixes import need_devices
-from bytebound.audit.run import axes_of, case_of, check, placed, pool_machine, sample, upcoming_machines
+from bytebound.audit.run import DRAW_LIMIT, axes_of, case_of, check, placed, pool_machine, sample, upcoming_machines
 from bytebound.audit.surface import surface
 from bytebound.documents.sweep import Coming, Scenario, Sweep, SweepPart, SweepRequest, SweptWorkload
 from bytebound.documents.values import to_json
@@ -59,8 +59,8 @@ def sweep_of(
     """
     for scenario in scenarios:
         check(months, draws, seed, scenario.memory_price, scenario.slip_months)
-    if not 10 <= part_draws <= draws * 10:
-        raise QuantityError(f"--part-draws is {part_draws}, outside 10 … {draws * 10}", place="--part-draws")
+    if not 10 <= part_draws <= DRAW_LIMIT:
+        raise QuantityError(f"--part-draws is {part_draws}, outside 10 … {DRAW_LIMIT:,}", place="--part-draws")
     machines = {pool.name: pool_machine(pool, index, place) for index, pool in enumerate(fleet.pool)}
     coming = tuple(Coming(machine, month) for machine, month in upcoming_machines(fleet, months))
     names = expand(plans, kinds=[w.kind for w in fleet.workload], devices=[one.machine.device.id for one in coming])

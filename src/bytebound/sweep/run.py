@@ -80,12 +80,11 @@ def sweep_fleet(
     text, again = text_of(sweep.request), 0
     processes = workers or _processors()
     stream = (
-        local.finished(text, sweep.sha256, missing, workers=min(processes, max(len(missing), 1)))
+        local.finished(text, sweep.sha256, missing, folder=folder, workers=min(processes, max(len(missing), 1)))
         if on is None
-        else on_ray.finished(text, sweep.sha256, missing, address=on, workers=workers)
+        else on_ray.finished(text, sweep.sha256, missing, folder=folder, address=on, workers=workers)
     )
     for done, finished in enumerate(stream, start=1 + len(sweep.parts) - len(missing)):
-        write_whole(folder / finished.part.file, finished.data)
         again += finished.tries - 1
         if progress is not None:
             progress(done, len(sweep.parts))

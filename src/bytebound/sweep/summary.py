@@ -36,7 +36,7 @@ def summary(folder: Path, sweep: Sweep, run: dict[str, str]) -> SweepSummary:
     outcomes: list[SweepOutcome] = []
     rows = 0
     for (workload, plan), parts in groupby(sweep.parts, key=lambda part: (part.workload, part.plan)):
-        tables, refused = [], ""
+        tables, said = [], {}
         for part in parts:
             found = decoded(folder / part.file, part=part, sha256=sweep.sha256)
             if found is None:
@@ -44,10 +44,10 @@ def summary(folder: Path, sweep: Sweep, run: dict[str, str]) -> SweepSummary:
                     "is missing or damaged", place=str(folder / part.file), mend="run again with --resume"
                 )
             tables.append(found[0])
-            refused = found[1]
+            said = found[1]
         together = libraries()[0].concat_tables(tables).unify_dictionaries()
         rows += together.num_rows
-        outcomes += _outcomes(sweep, workload, plan, together, refused)
+        outcomes += _outcomes(sweep, workload, plan, together, said)
     request = sweep.request
     cheapest = [
         _cheapest([one for one in outcomes if (one.workload, one.scenario) == (w.name, scenario.name)])
@@ -61,21 +61,24 @@ def summary(folder: Path, sweep: Sweep, run: dict[str, str]) -> SweepSummary:
     )  # fmt: skip
 
 
-def _outcomes(sweep: Sweep, workload: str, plan: str, table: Any, refused: str) -> list[SweepOutcome]:
+def _outcomes(sweep: Sweep, workload: str, plan: str, table: Any, said: dict[str, str]) -> list[SweepOutcome]:
     floor = next(w.quality_floor for w in sweep.request.fleet.workload if w.name == workload)
     quality = quality_of(plan)
     allowed = plan == AS_IS or floor == "any" or QUALITY_ORDER.index(quality) >= QUALITY_ORDER.index(floor)
     named = table["scenario"].to_numpy(zero_copy_only=False)
-    return [
-        SweepOutcome(workload, plan, scenario.name, quality, allowed, refused=refused)
-        if refused
-        else _outcome(
-            SweepOutcome(workload, plan, scenario.name, quality, allowed),
-            table.filter(named == scenario.name),
-            sweep.request.months,
+    found = []
+    for scenario in sweep.request.scenarios:
+        who = SweepOutcome(
+            workload,
+            plan,
+            scenario.name,
+            quality,
+            allowed,
+            refused=said.get("refused", ""),
+            caution=said.get("caution", ""),
         )
-        for scenario in sweep.request.scenarios
-    ]
+        found.append(who if who.refused else _outcome(who, table.filter(named == scenario.name), sweep.request.months))
+    return found
 
 
 def _outcome(who: SweepOutcome, table: Any, months: int) -> SweepOutcome:
@@ -101,7 +104,7 @@ def _cheapest(outcomes: Sequence[SweepOutcome]) -> Cheapest:
     """Return the plan to take among those of one workload and scenario, as-is first."""
     tried = [(one, one.starves.probability) for one in outcomes if one.starves is not None]
     now, before = tried[0]
-    open_ = [(one, risk) for one, risk in tried if one.allowed]
+    open_ = [(one, risk) for one, risk in tried if one.allowed and not one.caution]
     safe = [(one, risk) for one, risk in open_ if risk <= SAFE_PROBABILITY]
     if not safe:
         near, least = min(open_, key=lambda pair: (pair[1], *_cost(pair[0])))

@@ -51,9 +51,9 @@ def libraries() -> tuple[Any, Any]:
 
 
 def encoded(
-    rows: dict[str, NDArray[Any]], *, part: SweepPart, scenarios: tuple[str, ...], sha256: str, refused: str
+    rows: dict[str, NDArray[Any]], *, part: SweepPart, scenarios: tuple[str, ...], sha256: str, said: dict[str, str]
 ) -> bytes:
-    """Return a part's Parquet file; no rows where its plan was refused. The same rows give the same bytes."""
+    """Return a part's Parquet file, with what is ``said`` of its plan; no rows where it was refused. Same rows, same bytes."""
     pa, pq = libraries()
     count = len(rows["draw"]) if rows else 0
     limit = rows.get("limit", np.empty(0, dtype=np.int64))
@@ -73,7 +73,7 @@ def encoded(
         values = np.asarray(rows.get(name, np.empty(0)))
         absent = values < 0 if name == "starves_month" else ~np.isfinite(values)
         columns[name] = pa.array(np.where(absent, 0, values).astype(kind), mask=absent)
-    about = {"sha256": sha256, "part": part.index, "rows": count, "refused": refused}
+    about = {"sha256": sha256, "part": part.index, "rows": count, "said": said}
     table = pa.table(
         {name: columns[name] for name in (*NAMES[:3], "draw", "starves_month", "resource", *list(COLUMNS)[2:])}
     )
@@ -84,8 +84,8 @@ def encoded(
     return bytes(sink.getvalue())
 
 
-def decoded(path: Path, *, part: SweepPart, sha256: str) -> tuple[Any, str] | None:
-    """Return (table, why the plan was refused or ""), or None where the file is absent, damaged or of another sweep."""
+def decoded(path: Path, *, part: SweepPart, sha256: str) -> tuple[Any, dict[str, str]] | None:
+    """Return the table and what is said of its plan, or None where the file is absent, damaged or of another sweep."""
     pa, pq = libraries()
     try:
         table = pq.read_table(path, page_checksum_verification=True)
@@ -94,4 +94,4 @@ def decoded(path: Path, *, part: SweepPart, sha256: str) -> tuple[Any, str] | No
         return None
     if (about.get("sha256"), about.get("part"), about.get("rows")) != (sha256, part.index, table.num_rows):
         return None
-    return table, str(about["refused"])
+    return table, dict(about["said"])
