@@ -398,3 +398,29 @@ def test_sglang_parses_our_commands():
     parser = argparse.ArgumentParser(allow_abbrev=False)
     ServerArgs.add_cli_args(parser)
     assert parsed_by(parser, "sglang", "sglang.launch_server") > 6
+
+
+def test_a_manifest_is_one_that_the_kubernetes_client_knows():
+    """Every key is a field of the API and none that is required is missing; run here once with its Python client."""
+    client = pytest.importorskip("kubernetes.client", reason="the models of the Kubernetes API")
+    yaml = pytest.importorskip("yaml", reason="PyYAML reads the manifests back")
+    api, count = client.ApiClient(), 0
+
+    def kept(asked, back):
+        if isinstance(asked, dict):
+            return all(key in back and kept(asked[key], back[key]) for key in asked)
+        if isinstance(asked, list):
+            return len(asked) == len(back) and all(map(kept, asked, back))
+        return str(asked) == str(back)
+
+    for case in GRID:
+        for part in yaml.safe_load_all(asked_for(**case, engines=("kubernetes",))["kubernetes"].text or "{}"):
+            group = part.get("spec", {}).get("leaderWorkerTemplate", {})
+            pods = [
+                (group[side], "V1PodTemplateSpec") for side in ("leaderTemplate", "workerTemplate") if side in group
+            ]
+            for asked, model in pods or ([(part, f"V1{part['kind']}")] if part else []):
+                read = api.deserialize(json.dumps(asked), model, "application/json")
+                assert kept(asked, api.sanitize_for_serialization(read))
+                count += 1
+    assert count > 20

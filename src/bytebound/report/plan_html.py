@@ -42,7 +42,9 @@ def plan_page(plan: Plan) -> str:
         sentence=glued(_verdict(plan, one)),
         meta=question(one)
         if one is not None
-        else f"{len(plan.models)} models; {clean(plan.pool) or 'any number of devices can be rented'}",
+        else f"The pool: {clean(plan.pool)}"
+        if plan.pool
+        else "Any number of devices can be rented",
         refusal=None if whole is None else failing(whole),
         sections=sections,
         several=one is None,
@@ -56,7 +58,9 @@ def plan_page(plan: Plan) -> str:
 
 def _verdict(plan: Plan, one: ModelPlan | None) -> str:
     if one is None:
-        return f"{totals(plan)}." if plan.infeasible_because is None else failing(plan.infeasible_because)[0]
+        return (
+            f"{totals(plan, pool=False)}." if plan.infeasible_because is None else failing(plan.infeasible_because)[0]
+        )
     if one.best is not None:
         return headline(one.best, one.objective)
     return failing(one.infeasible_because)[0] if one.infeasible_because is not None else "No deployment."

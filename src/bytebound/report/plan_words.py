@@ -190,12 +190,12 @@ def searched_words(plan: Plan) -> str:
     return f"{words}; {significant(found.fitting)} fit, {significant(found.meeting)} meet the objective"
 
 
-def totals(plan: Plan) -> str:
-    """Return devices and money of all models together."""
+def totals(plan: Plan, *, pool: bool = True) -> str:
+    """Return devices and money of all models together, and the pool they share."""
     devices = "devices unknown" if plan.devices is None else plural(plan.devices, "device", "devices")
     money = "price unknown" if plan.usd_per_month is None else f"{usd(plan.usd_per_month)} a month"
-    pool = f" of the pool ({clean(plan.pool)})" if plan.pool else ""
-    return f"{plural(len(plan.models), 'model', 'models')}: {devices}{pool}, {money}"
+    shared = f" of the pool ({clean(plan.pool)})" if plan.pool and pool else ""
+    return f"{plural(len(plan.models), 'model', 'models')}: {devices}{shared}, {money}"
 
 
 def failing(why: Infeasible) -> tuple[str, str]:
