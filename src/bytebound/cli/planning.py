@@ -185,5 +185,10 @@ def _started(found: Plan) -> Plan:
             return None
         return replace(best, commands=commands(best, settle(best.model, best.machine, best.engine)))
 
-    models = tuple(replace(each, best=with_commands(each.best)) for each in found.models)
-    return replace(found, models=models, best=models[0].best if found.best is not None else None)
+    bests = [with_commands(each.best) for each in found.models]
+    models = tuple(
+        each if best is None else replace(each, best=best, front=(best, *each.front[1:]))
+        for each, best in zip(found.models, bests, strict=True)
+    )
+    found = replace(found, models=models)
+    return found if found.best is None else replace(found, best=models[0].best, front=models[0].front)
