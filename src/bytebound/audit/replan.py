@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BATCHES = 24
 """Batches tried: the surface of the changed case tries its own again."""
+WIDER = 4
+"""Sequences tried beyond the workload's own cap, as the lever ``larger-batch`` does."""
 EVEN = 0.5
 """Least chance to meet the objective here: the audit's own draws carry the model's error."""
 TAKEN = (
@@ -44,7 +46,7 @@ def replanned(case: Case, demand_per_s: float, quality: str) -> tuple[Case, Depl
         )  # fmt: skip
         found = plan_of(
             PlanRequest(
-                (wanted,), (f"{machine.per_node}x {machine.device.id}",), ranges={"batch": steps(case.batch_limit)},
+                (wanted,), (f"{machine.per_node}x {machine.device.id}",), ranges={"batch": steps(WIDER * case.batch_limit)},
                 quality=cast("Quality", quality), sure=EVEN, engine=case.setting.engine.name, max_devices=machine.devices,
             )
         ).best  # fmt: skip
@@ -64,7 +66,8 @@ def difference(before: Case, after: Case) -> str:
     """Return what a new deployment changes, ``tp 8 → 1, weights auto → fp8``."""
     was, now = before.work, after.work
     pairs = ((name, getattr(was, name, None), getattr(now, name, None)) for name in TAKEN)
-    return ", ".join(f"{name.replace('_', ' ')} {_word(a)} → {_word(b)}" for name, a, b in pairs if a != b)
+    cap = ("batch", before.batch_limit, after.batch_limit)
+    return ", ".join(f"{name.replace('_', ' ')} {_word(a)} → {_word(b)}" for name, a, b in (*pairs, cap) if a != b)
 
 
 def _word(value: object) -> str:
