@@ -198,7 +198,7 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
         cycle = r.output * per_token + r.batch * prefill_request
         tokens_per_s = r.dp * r.batch * r.output / cycle
         decode_time = r.output * per_token / cycle
-        queue = _queue_s(r.batch * prefill_request / cycle, prefill_request, decode.total)
+        queue = queue_s(r.batch * prefill_request / cycle, prefill_request, decode.total)
         spent = prefill.spent * (r.batch * prefill_request / prefill.total) + decode.spent * (
             r.output * per_token / decode.total
         )
@@ -213,7 +213,7 @@ def predict(table: OpTable, r: Request, ceilings: Ceilings, engine: Overheads, *
     )  # fmt: skip
 
 
-def _queue_s(busy: Array, prefill_s: Array, step_s: Array) -> Array:
+def queue_s(busy: Array, prefill_s: Array, step_s: Array) -> Array:
     """Return the mean wait of a new prompt at a busy replica [s]: the step under way, then prompts before it.
 
     ``W = step / 2 + ρ / (2 (1 − ρ)) × prefill`` with ρ the share of the cycle spent on prefill. Source: M/D/1 mean wait
