@@ -35,7 +35,8 @@ class Training:
         config = AutoConfig.for_model(**settings["config"])
         self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").train()
         if settings.get("recompute"):
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+            newer = getattr(self._model, "activation_checkpointing_enable", None)  # transformers renamed it
+            (newer or self._model.gradient_checkpointing_enable)({"use_reentrant": False})
         self._ids = torch.randint(config.vocab_size, (int(settings["batch"]), int(settings["seq"])))
         self._optimizer = OPTIMIZERS[name](self._model.parameters())
         self.train_step()

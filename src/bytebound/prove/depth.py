@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-ROUNDS, PROBE_S, LEAST = 10, 25.0, 4
+ROUNDS, PROBE_S, LEAST = 10, 12.0, 4
 """Rounds at most, seconds for each metric after which no further round starts, and the rounds that are always run."""
 BOOTSTRAPS, LEVEL = 1000, 0.8
 MEMORY_SPREAD = 0.05
