@@ -202,3 +202,9 @@ def test_no_sentence_is_lost_between_bars():
     row = card_rows()["fp8-kv"]
 
     assert len(sentences(row.pitfalls)) == row.pitfalls.count(" | ") + 1
+
+
+def test_cards_promise_the_proofs_there_are():
+    from bytebound.prove.catalogue import levers
+
+    assert {card.name for card in CARDS.values() if card.proof} == set(levers())

@@ -8,6 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from bytebound.documents.proof import Proof
 from bytebound.documents.work import Serve, Train
 from bytebound.errors import RequestError, UnknownNameError
 from bytebound.plan.cards import CARDS, find_lever
@@ -158,14 +159,47 @@ def test_what_makes_a_model_run_is_found():
     assert outcomes["larger-batch"].outcome == "refused"
 
 
+def proof(lever, effect, verdict="confirmed"):
+    return Proof(
+        id="proof-7", when="2026-11-21T20:00:00+00:00", lever=lever, title="", engine="vllm", engine_version="", model="", machine="h100-sxm",
+        before={}, after={}, compared=(), verdict=verdict, effect=effect, sentence="it was slower", rounds=5, disturbed=0.0, seconds=1.0,
+        real_weights=False,
+    )  # fmt: skip
+
+
 def test_sets_come_first_and_proofs_are_named():
-    found = ranking(case(), sets=[("fp8-weights", "fp8-kv")], proven={"fp8-kv": "proof-7"})
+    found = ranking(case(), sets=[("fp8-weights", "fp8-kv")], proven={"fp8-kv": proof("fp8-kv", "hurts")})
 
     assert found.effects[0].levers == ("fp8-weights", "fp8-kv")
     assert found.effects[0].proven == "proof-7"
+    assert found.effects[0].outcome == "helps"
     assert "--quantization fp8" in found.effects[0].flag
     assert "--kv-cache-dtype fp8" in found.effects[0].flag
     assert found.work["prompt"] == 6000
+
+
+@pytest.mark.parametrize(
+    ("effect", "verdict", "sort", "outcome"),
+    [
+        ("hurts", "confirmed", "time", "hurts"),
+        ("hurts", "refuted", "time", "hurts"),
+        ("no-effect", "confirmed", "time", "little-effect"),
+        ("saves-memory", "confirmed", "time", "little-effect"),
+        ("saves-memory", "confirmed", "memory", "helps"),
+        ("helps", "confirmed", "time", "helps"),
+        ("hurts", "inconclusive", "time", "prove-first"),
+    ],
+)
+def test_a_proof_here_outweighs_a_caution(effect, verdict, sort, outcome):
+    """Speculation at this batch is to be proven; once it was, the proof speaks."""
+    before = case(batch=32, prompt=1000)
+    found = effect_of(
+        before, look(before), ["speculative-decoding"], sort=sort, proven={"speculative-decoding": proof("speculative-decoding", effect, verdict)}
+    )  # fmt: skip
+
+    assert found.outcome == outcome
+    assert bool(found.proven) == (verdict != "inconclusive")
+    assert ("it was slower" in found.reason) == (verdict != "inconclusive")
 
 
 def test_money_counts_the_devices():

@@ -13,6 +13,7 @@ from bytebound.errors import QuantityError, RequestError, UnknownNameError
 
 if TYPE_CHECKING:
     from bytebound.documents.lever import LeverRanking
+    from bytebound.documents.proof import Proof
     from bytebound.documents.work import Serve
     from bytebound.predict.estimate import Setting
 
@@ -65,7 +66,7 @@ def levers(
         setting, work, objective=read_objective(for_, place="--for"), shared_prefix=shared_prefix, reused_context=reused_context,
         batch_limit=most_batch,
     )  # fmt: skip
-    found = ranking(case, sort=sort, sets=[each for each in sets if each])
+    found = ranking(case, sort=sort, sets=[each for each in sets if each], proven=_proven(setting))
     _show(found, json=json)
     if html is not None:
         from bytebound.report.levers_html import ranking_html  # noqa: PLC0415
@@ -150,6 +151,14 @@ def _asked(model: str, on: str, asked: Asked) -> tuple[Setting, Serve]:
         raise (_neither(model) if error.kind == "model" else error) from None
     check_degrees(setting, work)
     return replace(setting, asked=model), work
+
+
+def _proven(setting: Setting) -> dict[str, Proof]:
+    """Return what was proven before on this device with this engine."""
+    from bytebound.prove.known import kept  # noqa: PLC0415
+
+    device, engine = setting.machine.device.id, setting.engine.name
+    return {proof.lever: proof for proof in kept() if (proof.machine, proof.engine) == (device, engine)}
 
 
 def _neither(name: str) -> UnknownNameError:

@@ -71,7 +71,9 @@ def dynamic_activations(case: Case, now: Today) -> str:
 
 
 def quantized_kv(case: Case, now: Today) -> str:
-    """Rule 3, and llama.cpp on a CPU: room for certain, speed not."""
+    """Rule 3, and llama.cpp on a CPU: room for certain, speed not. Rule 20: not under every draft."""
+    if float(np.max(getattr(case.work, "draft_tokens", 0))) > 0:
+        return f"not every engine speculates over a quantized cache ({case.setting.engine.name}: try it; rule 20)"
     if is_cpu(case):
         return "on a CPU llama.cpp gained room and no speed, and its q4_0 cache was 30 % slower; count it as room"
     if now.kv_byte_share < FEW_KV_BYTES:
@@ -94,7 +96,9 @@ def torch_kv(case: Case, now: Today) -> str:
 
 
 def speculation(case: Case, now: Today) -> str:
-    """Rule 7: acceptance decides, and a crowded batch pays for every rejected token."""
+    """Rule 7: acceptance decides, and a crowded batch pays for every rejected token. Rule 20: not over every cache."""
+    if getattr(case.work, "kv", "auto") not in {"auto", "bf16", "fp16"}:
+        return f"not every engine speculates over a quantized cache ({case.setting.engine.name}: try it; rule 20)"
     if is_cpu(case):
         return "a CPU has little compute to spare for verification (rule 7)"
     if case.setting.engine.name in EAGER:

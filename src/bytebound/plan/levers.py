@@ -56,6 +56,14 @@ def lacking(row: CardRow, case: Case) -> str:
     return f"{engine} has no {row.name} in our tables{elsewhere}"
 
 
+def unfinished(row: CardRow, case: Case) -> str:
+    """Return that the engine of a case has a lever as a prototype, or no longer keeps it; empty: neither."""
+    kinds = {each.status for each in rows_of(row.name, case.setting.engine.name)}
+    if not kinds or "maintained" in kinds or case.serve is None:
+        return ""
+    return f"{case.setting.engine.name} has it as {'a prototype' if 'prototype' in kinds else 'deprecated code'} only"
+
+
 def _joined(row: CardRow) -> Lever:
     function = FUNCTIONS[row.name]
 
@@ -66,6 +74,11 @@ def _joined(row: CardRow) -> Lever:
         missing = lacking(row, case)
         return Refusal(missing) if missing else found
 
+    own = caution_of(row.name)
+
+    def caution(case: Case, now: Today) -> str:
+        return own(case, now) or unfinished(row, case)
+
     return Lever(
         row.name,
         row.title,
@@ -74,7 +87,7 @@ def _joined(row: CardRow) -> Lever:
         row.quality,
         row.source,
         tuple(row.kinds.split("|")),
-        caution_of(row.name),
+        caution,
     )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bytebound.documents.lever import Outcome
+    from bytebound.documents.proof import Proof
     from bytebound.documents.work import Train
     from bytebound.plan.case import Today
     from bytebound.predict.estimate import Setting
@@ -152,7 +153,7 @@ def _ratio(after: float | None, before: float | None) -> float | None:
 
 
 def effect_of(
-    case: Case, before: Spot, names: Sequence[str], *, sort: Sort = "time", proven: Mapping[str, str] | None = None
+    case: Case, before: Spot, names: Sequence[str], *, sort: Sort = "time", proven: Mapping[str, Proof] | None = None
 ) -> LeverEffect:
     """Return what a lever, or a set of them, gives in a case: everything re-run.
 
@@ -166,7 +167,6 @@ def effect_of(
         levers=chosen, title=cards[0].title if len(cards) == 1 else " + ".join(chosen), outcome="refused", reason="",
         quality=worst.quality, quality_note="; ".join(dict.fromkeys(card.quality_note for card in cards)), binds=before.binds,
         flag=" · ".join(filter(None, (flag_of(name, case.setting.engine.name) for name in chosen))),
-        proven=", ".join(filter(None, ((proven or {}).get(name, "") for name in chosen))),
         source="; ".join(dict.fromkeys(card.source for card in cards)),
     )  # fmt: skip
 
@@ -183,12 +183,32 @@ def effect_of(
     cautions = cautions_of(case, chosen, today)
     outcome, reason = _judged(before, after, cautions, sort)
     speed = _ratio(after.rate, before.rate)
-    return replace(
+    found = replace(
         blank, outcome=outcome, reason=reason,
         speed=None if speed is None else Interval(speed, speed / after.spread, speed * after.spread),
         tpot=_ratio(after.tpot, before.tpot), ttft=_ratio(after.ttft, before.ttft), memory=_ratio(after.memory, before.memory),
         usd=_ratio(after.usd, before.usd), joules=_ratio(after.joules, before.joules), next_wall=after.binds,
     )  # fmt: skip
+    return as_proven(found, [(proven or {}).get(name) for name in chosen], sort)
+
+
+def as_proven(effect: LeverEffect, proofs: Sequence[Proof | None], sort: Sort) -> LeverEffect:
+    """Return an effect with what conclusive proofs on this machine say: a lever proven to hurt hurts, whatever the ledger says.
+
+    Proofs of single levers say nothing of how a set works together: a set carries their ids and keeps its outcome.
+    """
+    known = [proof for proof in proofs if proof is not None and proof.verdict != "inconclusive"]
+    if not known:
+        return effect
+    effect = replace(effect, proven=", ".join(proof.id for proof in known))
+    if len(proofs) > 1 or effect.outcome == "refused":
+        return effect
+    said: dict[str, Outcome] = {"helps": "helps", "hurts": "hurts", "no-effect": "little-effect"}
+    saves: Outcome = "helps" if sort == "memory" else "little-effect"
+    outcome = said.get(known[0].effect, saves)
+    if effect.outcome in {"hurts", "little-effect"} and outcome == "helps":
+        return effect  # it helped the proof's model; this case is another
+    return replace(effect, outcome=outcome, reason=f"proven here: {known[0].sentence}")
 
 
 def gain_of(before: Spot, after: Spot, sort: Sort) -> float | None:
@@ -222,7 +242,7 @@ def _judged(before: Spot, after: Spot, cautions: tuple[str, ...], sort: Sort) ->
 
 
 def rank(
-    case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, str] | None = None
+    case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, Proof] | None = None
 ) -> tuple[LeverEffect, ...]:
     """Return what every lever gives in a case, and every set asked for, in a documented order.
 
@@ -293,7 +313,7 @@ def case_of(
 
 
 def ranking(
-    case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, str] | None = None
+    case: Case, *, sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, Proof] | None = None
 ) -> LeverRanking:
     """Return the ranking as a document, with the request as it was understood."""
     setting = case.setting
