@@ -205,6 +205,24 @@ def test_a_quantized_checkpoint_is_not_quantized_into_another_format():
     assert any("stores mxfp4" in note and "16-bit" in note for note in notes)
 
 
+def test_tensorrt_llm_reads_from_a_file_what_has_no_flag():
+    yaml = pytest.importorskip("yaml", reason="PyYAML reads the options back")
+    texts = asked_for(tp=4, kv="fp8", draft_tokens=3, prefix_hit=0.2, engines=("tensorrt-llm",))["tensorrt-llm"].text
+    file = re.search(r"<<'EOF'\n(.*?)\nEOF\n", texts, re.DOTALL)
+
+    assert file is not None
+    assert yaml.safe_load(file[1]) == {
+        "kv_cache_config": {"dtype": "fp8", "enable_block_reuse": True},
+        "speculative_config": {
+            "decoding_type": "DraftTarget",
+            "max_draft_len": 3,
+            "speculative_model_dir": "DRAFT_MODEL",
+        },
+        "disable_overlap_scheduler": True,
+    }
+    assert flags_of(shell_lines(texts)[0])["--extra_llm_api_options"] == "options.yaml"
+
+
 @pytest.mark.parametrize(
     ("case", "engine", "word"),
     [

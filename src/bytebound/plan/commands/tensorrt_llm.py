@@ -79,7 +79,8 @@ def options(asked: Asked, role: str = "") -> dict[str, Any]:
     if asked.draft_tokens:
         flat["speculative_config.decoding_type"] = "MTP" if asked.drafts else "DraftTarget"
         flat["speculative_config.max_draft_len"] = asked.draft_tokens
-        flat |= {} if asked.drafts else {"speculative_config.speculative_model_dir": DRAFT_MODEL}
+        named = {"speculative_config.speculative_model_dir": DRAFT_MODEL, "disable_overlap_scheduler": True}
+        flat |= {} if asked.drafts else named
     if role:
         flat["cache_transceiver_config.backend"] = "NIXL"
         flat["cache_transceiver_config.max_tokens_in_buffer"] = asked.context
