@@ -44,7 +44,7 @@ def files(tmp_path_factory):
 
 
 def generated(**settings):
-    engine = adapter.open({"context": 96, "threads": 1, "prompt": IDS, **settings})
+    engine = adapter.open({"context": 96, "threads": 1, "prompts": [IDS, IDS[::-1]], **settings})
     try:
         engine.prepare(depth=0)
         first = engine.generated(tokens=24)
@@ -60,8 +60,9 @@ def test_a_draft_changes_no_token(files, ahead):
     itself = generated(file=str(files[0]), draft=str(files[0]), draft_tokens=ahead)
     other = generated(file=str(files[0]), draft=str(files[1]), draft_tokens=ahead)
     assert plain["tokens"] == itself["tokens"] == other["tokens"]
+    assert plain["tokens"][0] != plain["tokens"][1]
     assert itself["refused"] == 0
-    assert itself["accepted"] >= 24 * ahead / (ahead + 1) - ahead
+    assert itself["accepted"] >= 2 * (24 * ahead / (ahead + 1) - ahead)
     assert other["refused"] > 0
 
 

@@ -30,7 +30,7 @@ class LlamaCpp:
     """One open model, and its draft where there is one."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """Load the model; ``settings``: file, context, threads, flash, kv, sequences, draft, draft_tokens, prompt (ids), past."""
+        """Load the model; ``settings``: file, context, threads, flash, kv, sequences, draft, draft_tokens, prompts (ids)."""
         self._opened = ExitStack()
         library = load_llamacpp()
         library.handle.llama_log_set(ctypes.cast(_hear, ctypes.c_void_p), None)
@@ -39,7 +39,8 @@ class LlamaCpp:
         self._session = self._open(str(settings["file"]), settings)
         self._draft = self._open(str(settings["draft"]), settings) if settings.get("draft") else None
         self._ahead = int(settings.get("draft_tokens", 4))
-        self._prompt = [int(token) for token in settings.get("prompt", ())]
+        self._prompts = [[int(token) for token in prompt] for prompt in settings.get("prompts", ())]
+        self._starts: list[list[Any]] = []
         self._kept: Any = None
         self.version = f"{library.package} {library.version}"
 
@@ -55,14 +56,17 @@ class LlamaCpp:
     def prepare(self, depth: int, *, keep: bool = False) -> None:
         """Put every sequence at ``depth`` tokens and, with ``keep``, keep the first one's KV cache in host memory too.
 
-        With a prompt, put that in instead.
+        With prompts, read each but its last token and keep the caches, so that every generation starts from them.
         """
-        if self._prompt:
+        for prompt in self._prompts:
+            if len(prompt) < 2:
+                raise QuantityError("nothing to go on from", place="prompts", mend="give two or more token ids each")
             for session in self._sessions():
                 session.trim(0)
-                best(session, self._prompt[:-1], 0, every=False)
-            return
-        self._session.fill(depth)
+                best(session, prompt[:-1], 0, every=False)
+            self._starts.append([save_state(session) for session in self._sessions()])
+        if not self._prompts:
+            self._session.fill(depth)
         if keep:
             self._kept = save_state(self._session)
 
@@ -81,22 +85,30 @@ class LlamaCpp:
         self._session.prefill(tokens, past)
 
     def generate(self, tokens: int) -> None:
-        """Generate ``tokens`` tokens greedily after the prompt, with the draft going ahead where there is one."""
+        """Generate ``tokens`` tokens greedily after each prompt, with the draft going ahead where there is one."""
         self.generated(tokens)
 
     def generated(self, tokens: int) -> dict[str, Any]:
-        """Return what ``generate`` gives: the token ids, and how many drafted tokens were accepted and refused.
+        """Return what ``generate`` gives: token ids of each prompt, and how many drafted tokens were accepted and refused."""
+        if not self._starts:
+            raise QuantityError("nothing to go on from", place="prompts", mend="give prompts, and prepare")
+        texts, accepted, refused = [], 0, 0
+        for prompt, starts in zip(self._prompts, self._starts, strict=True):
+            for session, start in zip(self._sessions(), starts, strict=True):
+                load_state(session, start)
+            new, good, bad = self._go_on(prompt, tokens)
+            texts.append(new)
+            accepted, refused = accepted + good, refused + bad
+        return {"tokens": texts, "accepted": accepted, "refused": refused}
+
+    def _go_on(self, prompt: list[int], tokens: int) -> tuple[list[int], int, int]:
+        """Generate after one prompt that is read.
 
         Drafted tokens are those the draft finds likeliest; the model takes them as long as they are its own choice too, so the
         text is the same with and without. Source: Leviathan et al. 2023 (arXiv 2211.17192), algorithm 1 at temperature 0.
         """
-        if len(self._prompt) < 2:
-            raise QuantityError("nothing to go on from", place="prompt", mend="give two or more token ids")
-        past = len(self._prompt) - 1
-        whole, known, accepted, refused = list(self._prompt), past, 0, 0
-        for session in self._sessions():
-            session.trim(past)
-        while len(whole) < len(self._prompt) + tokens:
+        whole, known, accepted, refused = list(prompt), len(prompt) - 1, 0, 0
+        while len(whole) < len(prompt) + tokens:
             at = len(whole) - 1
             ahead = [] if self._draft is None else propose(self._draft, whole, known, self._ahead)
             chosen = best(self._session, [whole[-1], *ahead], at)
@@ -107,8 +119,7 @@ class LlamaCpp:
             if self._draft is not None:
                 known = min(at + self._ahead, at + 1 + good)  # the draft never passed its own last token
                 self._draft.trim(known)
-        new = whole[len(self._prompt) :][:tokens]
-        return {"tokens": new, "accepted": accepted, "refused": refused}
+        return whole[len(prompt) :][:tokens], accepted, refused
 
     def _sessions(self) -> tuple[Session, ...]:
         return (self._session,) if self._draft is None else (self._session, self._draft)

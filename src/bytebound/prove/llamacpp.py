@@ -17,7 +17,7 @@ from bytebound.ledger.precision import streamed
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
 from bytebound.prove.forecast import Case, Predicted, answered, counted, predicted, provenance, timed
-from bytebound.prove.quality import ALREADY_LOST, OTHER_TOPICS, SMOLLM2, passage, smollm2, text_quality
+from bytebound.prove.quality import ALREADY_LOST, LENGTH, OTHER_TOPICS, SMOLLM2, TOPICS, passage, smollm2, text_quality
 from bytebound.prove.remote import open_engine
 from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
 
@@ -42,7 +42,7 @@ SHALLOW, DEEP = 64, 1024
 PREFILL, PREFILL_ROUNDS = 128, 6
 SEQUENCES = 8
 PROMPT, PREFIX = 256, 192
-DRAFT_TOKENS, DRAFT_PROMPT, GENERATED = 4, 64, 48
+DRAFT_TOKENS, DRAFT_PROMPT, GENERATED, PROMPTS = 4, 64, 24, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,10 @@ def weights_trial(lever: str, before: str, after: str, bench: Bench) -> Trial:
         return weights_forecasts(bench, before, after, copies)
 
     def quality() -> Quality:
-        first, second = real_file(bench, before), real_file(bench, after)
-        notes = (ALREADY_LOST, *mixed_note(first.architecture, after))
-        return text_quality(side(first, bench, 512), side(second, bench, 512), bench.folder, notes=notes)
+        first, second = (one, other) if one.real else (real_file(bench, before), real_file(bench, after))
+        notes = (*(() if one.real else (ALREADY_LOST,)), *mixed_note(first.architecture, after))
+        sides = side(first, bench, LENGTH), side(second, bench, LENGTH)
+        return text_quality(*sides, bench.folder, model=first.name, notes=notes)
 
     context = max(SHALLOW, PREFILL)
     return Trial(
@@ -217,9 +218,10 @@ def kv_trial(lever: str, kv: str, bench: Bench) -> Trial:
         return {"decode": timed(before, after, "decode.seconds"), "kv_memory": counted(before, after, "kv_bytes")}
 
     def quality() -> Quality:
-        real = real_file(bench, "fp16")
-        first, second = (side(real, bench, 512, kv=name, flash="on") for name in ("fp16", kv))
-        return text_quality(first, second, bench.folder)
+        read = model if model.real else real_file(bench, "fp16")
+        first, second = (side(read, bench, LENGTH, kv=name, flash="on") for name in ("fp16", kv))
+        notes = () if model.real else (ALREADY_LOST,)
+        return text_quality(first, second, bench.folder, model=read.name, notes=notes)
 
     return Trial(
         lever, f"KV cache in {kv} instead of fp16", ENGINE, model.name, sides[0], sides[1],
@@ -328,10 +330,12 @@ def speculative_trial(bench: Bench) -> Trial:
     """Return the trial of a draft model: the real model in fp16 with itself in 4 bits going ahead."""
     model, draft = real_file(bench, "fp16"), real_file(bench, "q4_0")
     context = DRAFT_PROMPT + GENERATED + DRAFT_TOKENS + 8
-    ids = tokens_of(side(model, bench, context), passage())[:DRAFT_PROMPT]
-    others = tokens_of(side(model, bench, context), passage(OTHER_TOPICS))[: 4 * DRAFT_PROMPT]
-    plain = side(model, bench, context, prompt=ids)
-    ahead = side(model, bench, context, prompt=ids, draft=str(draft.file), draft_tokens=DRAFT_TOKENS)
+    prompts, others = (
+        pieces(tokens_of(side(model, bench, context), passage(topics)), count)
+        for topics, count in ((TOPICS, PROMPTS), (OTHER_TOPICS, 2 * PROMPTS))
+    )
+    plain = side(model, bench, context, prompts=prompts)
+    ahead = side(model, bench, context, prompts=prompts, draft=str(draft.file), draft_tokens=DRAFT_TOKENS)
 
     def predict() -> dict[str, Forecast]:
         acceptance = accepted_share(ahead, others)
@@ -353,11 +357,14 @@ def speculative_trial(bench: Bench) -> Trial:
         timed=(
             Timed(
                 "decode", "generate", {"tokens": GENERATED}, {"tokens": GENERATED}, prepare={"depth": 0}, times=1,
-                per=(GENERATED, GENERATED),
+                skip=0, per=(PROMPTS * GENERATED, PROMPTS * GENERATED),
             ),
         ),
         counted=(Counted("memory", "weights"),), predict=predict, real_weights=True,
-        notes=(f"greedy generation of {GENERATED} tokens after {DRAFT_PROMPT} of real text; the text is the same with and without",),
+        notes=(
+            f"greedy generation of {GENERATED} tokens after each of {PROMPTS} pieces of {DRAFT_PROMPT} tokens of real text",
+            "what is generated is the same with and without",
+        ),
     )  # fmt: skip
 
 
@@ -379,18 +386,20 @@ def draft_forecast(bench: Bench, before: Predicted, drafting: Predicted, accepta
     return Forecast(found.ratio, found.how, (*found.provenance, *provenance(drafting), said))
 
 
-def accepted_share(ahead: Side, ids: list[int]) -> float:
-    """Return how likely a drafted token is accepted, counted (not timed) on pieces of another text."""
-    accepted = refused = 0
-    for start in range(0, len(ids) - DRAFT_PROMPT + 1, DRAFT_PROMPT):
-        settings = {**ahead.settings, "prompt": ids[start : start + DRAFT_PROMPT]}
-        with open_engine(ADAPTER, settings) as (engine, _):
-            engine.ask("prepare", depth=0)
-            told = engine.ask("generated", tokens=GENERATED)
-        accepted, refused = accepted + told["accepted"], refused + told["refused"]
-    if not accepted + refused:
+def accepted_share(ahead: Side, prompts: list[list[int]]) -> float:
+    """Return how likely a drafted token is accepted, counted (not timed) after pieces of another text."""
+    with open_engine(ADAPTER, {**ahead.settings, "prompts": prompts}) as (engine, _):
+        engine.ask("prepare", depth=0)
+        told = engine.ask("generated", tokens=GENERATED)
+    if not told["accepted"] + told["refused"]:
         raise QuantityError("nothing was drafted", place="speculative-decoding")
-    return float(accepted / (accepted + refused))
+    return float(told["accepted"] / (told["accepted"] + told["refused"]))
+
+
+def pieces(ids: list[int], count: int) -> list[list[int]]:
+    """Return ``count`` pieces of ``DRAFT_PROMPT`` tokens, spread evenly over the text."""
+    starts = [nth * (len(ids) - DRAFT_PROMPT) // count for nth in range(count)]
+    return [ids[start : start + DRAFT_PROMPT] for start in starts]
 
 
 def tokens_of(one: Side, text: str) -> list[int]:
