@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bytebound.errors import DocumentError, UnknownNameError
@@ -208,3 +210,25 @@ def test_cards_promise_the_proofs_there_are():
     from bytebound.prove.catalogue import levers
 
     assert {card.name for card in CARDS.values() if card.proof} == set(levers())
+
+
+SHORT = {
+    "-ctk": "--cache-type-k", "-ctv": "--cache-type-v", "-fa": "--flash-attn", "-np": "--parallel", "-cb": "--cont-batching",
+    "-b": "--batch-size", "-ub": "--ubatch-size", "-ngl": "--gpu-layers", "-cram": "--cache-ram", "-md": "--spec-draft-model",
+}  # fmt: skip
+ELSEWHERE = {"--model", "--block-size", "-O", "--page-size", "--disable-cuda-graph", "-ot", "--prune-layers"}
+"""Flags of cards that no command of ours writes: defaults, a file's name, another program."""
+
+
+def test_flags_are_those_the_commands_write():
+    """Two tables, written apart, one of them from the engines' own argument parsers."""
+    known = {(cells["engine"], cells["flag"]) for _, cells in read_table("engine_flags.csv")}
+    unknown = [
+        (row.engine, row.lever, flag)
+        for row in engine_rows()
+        if row.engine in {"vllm", "sglang", "llama.cpp"} and row.status == "maintained"
+        for flag in re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)", row.flag)
+        if flag not in ELSEWHERE and (row.engine, SHORT.get(flag, flag)) not in known
+    ]
+
+    assert unknown == []
