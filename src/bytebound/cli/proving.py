@@ -38,6 +38,13 @@ def prove(
         float, Parameter(help="Seconds of timing per metric after which no further round starts.")
     ] = 20.0,
     threads: Annotated[int | None, Parameter(help="Threads; all usable processors by default.")] = None,
+    endpoint: Annotated[
+        tuple[str, str] | None,
+        Parameter(
+            help="Two servers' addresses, without and with the lever: the same load on both in turns; nothing is predicted."
+        ),
+    ] = None,
+    concurrency: Annotated[int, Parameter(help="Requests in flight on an endpoint.")] = 1,
     fail_on: Annotated[Literal["none", "refuted"], Parameter(help="Exit 1 where a prediction is refuted.")] = "none",
     save: Annotated[bool, Parameter(group=OUTPUT, help="Keep the ledger in the history.")] = True,
     db: Annotated[str | None, Parameter(help="History: a file or an SQLAlchemy URL; BYTEBOUND_DB by default.")] = None,
@@ -61,6 +68,8 @@ def prove(
         bytebound prove int8-kv --model model.gguf --json
 
         bytebound prove --all --out proofs.md --fail-on refuted
+
+        bytebound prove fp8-kv --endpoint http://gpu-1:8000 http://gpu-2:8000 --concurrency 8
     """
     if list_:
         return show_trials(json=json)
@@ -79,6 +88,13 @@ def prove(
                 engine=engine, model=model, on=on, rounds=rounds, budget_s=budget, threads=threads, on_progress=tell,
                 on_proof=lambda found: say(line_of(found), quiet=quiet),
             )  # fmt: skip
+        elif endpoint is not None:
+            from bytebound.prove.endpoints import prove_endpoints  # noqa: PLC0415
+
+            proof = prove_endpoints(
+                *endpoint, lever=lever, rounds=rounds, model=model or None, concurrency=concurrency, on_progress=tell
+            )
+            ledger = ledger_of(proof.machine, (proof,))
         else:
             proof = prove_one(
                 lever,

@@ -66,7 +66,7 @@ def weights_trial(lever: str, after: str, bench: Bench) -> Trial:
         )  # fmt: skip
 
     def quality() -> Quality:
-        return text_quality(*sides(folder), bench.folder, model=folder.name)
+        return text_quality(*sides(folder), bench.folder, model=folder.name, notes=folder.notes)
 
     return Trial(
         lever, f"{after} weights instead of fp32", ENGINE, folder.name, *sides(folder), timed=timed,

@@ -68,11 +68,12 @@ def prove_endpoints(
             say(f"round {done + 1} of {rounds}: {urlsplit(url).netloc}")
             runs[at].append(drive_server(url, seed=done, **load))
     known = forecasts or {}
-    found = [
-        compared(name, *(np.array([figure(run) for run in side]) for side in runs), known.get(name))
-        for name, figure in (("decode", _middle(tpot_s)), ("prefill", _middle(ttft_s)), ("request", _per_request))
-        if all(np.isfinite(figure(run)).all() for side in runs for run in side)
-    ]
+    figures = {"decode": _middle(tpot_s), "prefill": _middle(ttft_s), "request": _per_request}
+    found = []
+    for name, figure in figures.items():
+        one, other = (np.array([figure(run) for run in side]) for side in runs)
+        if np.isfinite(one).all() and np.isfinite(other).all():
+            found.append(compared(name, one, other, known.get(name)))
     verdict, when = verdict_of(found, 0.0), datetime.now(UTC)
     words = title or f"{urlsplit(after).netloc} instead of {urlsplit(before).netloc}"
     first, last = runs[0][0], runs[1][0]

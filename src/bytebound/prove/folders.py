@@ -13,6 +13,7 @@ from bytebound.errors import DocumentError, RequestError, UnknownNameError
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
 from bytebound.prove.llamacpp import RANDOM, SHAPES
+from bytebound.prove.quality import ALREADY_LOST
 from bytebound.prove.remote import open_engine
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Folder:
     def layers(self) -> int:
         """Layers of the model."""
         return int(compile_table(self.architecture).layers)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its quality must know."""
+        return (ALREADY_LOST,) if self.name == REAL_NAME else ()
 
 
 def need(*packages: str) -> str:

@@ -92,7 +92,7 @@ def change_trial(
         return by_depth(bench, (first, second), timed, layers=folder.layers, stored=stored, engine=engine)
 
     def quality() -> Quality:
-        return text_quality(*sides(folder), bench.folder, model=folder.name)
+        return text_quality(*sides(folder), bench.folder, model=folder.name, notes=folder.notes)
 
     return Trial(
         lever, title, engine, folder.name, *sides(folder), timed=timed, counted=(Counted("memory", "resident"),), predict=predict,
