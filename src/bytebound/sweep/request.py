@@ -64,13 +64,14 @@ def sweep_of(
     machines = {pool.name: pool_machine(pool, index, place) for index, pool in enumerate(fleet.pool)}
     coming = tuple(Coming(machine, month) for machine, month in upcoming_machines(fleet, months))
     names = expand(plans, kinds=[w.kind for w in fleet.workload], devices=[one.machine.device.id for one in coming])
+    parts = parts_of((w.name for w in fleet.workload), names, draws, part_draws)
     request = SweepRequest(
         tool=tool(), fleet=fleet, months=months, draws=draws, seed=seed, part_draws=part_draws, plans=names,
         scenarios=scenarios, workloads=_settled(fleet, machines, place=place, months=months, draws=draws, seed=seed),
         machines=machines, coming=coming,
     )  # fmt: skip
     versions = {name: version(name) for name in ("numpy", "pyarrow")} | {"python": platform.python_version()}
-    return Sweep(request, sha256_of(request), versions, parts_of(request))
+    return Sweep(request, sha256_of(request), versions, parts)
 
 
 def text_of(request: SweepRequest) -> str:
@@ -83,24 +84,23 @@ def sha256_of(request: SweepRequest) -> str:
     return hashlib.sha256(text_of(request).encode()).hexdigest()
 
 
-def parts_of(request: SweepRequest) -> tuple[SweepPart, ...]:
-    """Return the parts: workload, then plan, then slices of the draws.
+def parts_of(names: Iterable[str], plans: tuple[str, ...], draws: int, part_draws: int) -> tuple[SweepPart, ...]:
+    """Return the parts of the workloads ``names``: workload, then plan, then slices of the draws.
 
     Raises:
         QuantityError: more than ``MOST_PARTS``.
     """
-    slices = range(0, request.draws, request.part_draws)
-    count = len(request.workloads) * len(request.plans) * len(slices)
+    workloads, slices = tuple(names), range(0, draws, part_draws)
+    count = len(workloads) * len(plans) * len(slices)
     if count > MOST_PARTS:
         raise QuantityError(
-            f"{len(request.workloads)} workloads × {len(request.plans)} plans × {len(slices)} slices of the draws are {count:,} parts, "
+            f"{len(workloads)} workloads × {len(plans)} plans × {len(slices)} slices of the draws are {count:,} parts, "
             f"more than {MOST_PARTS:,}",
             place="--plans", mend="name fewer plans, or raise --part-draws",
         )  # fmt: skip
-    cut = ((w.name, plan, first) for w in request.workloads for plan in request.plans for first in slices)
     return tuple(
-        SweepPart(index, name, plan, first, min(request.part_draws, request.draws - first), f"part-{index:06d}.parquet")
-        for index, (name, plan, first) in enumerate(cut)
+        SweepPart(index, name, plan, first, min(part_draws, draws - first), f"part-{index:06d}.parquet")
+        for index, (name, plan, first) in enumerate(product(workloads, plans, slices))
     )
 
 
