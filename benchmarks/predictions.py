@@ -1,7 +1,7 @@
 """How many full predictions a second, beside peers asked in the same process, and what each of them answers.
 
 ``python benchmarks/predictions.py`` prints Markdown, ``--json`` the same numbers as JSON. A full prediction is prefill,
-decode, memory and verdict. Peers (llm-analysis, servcalc) are optional: ``pip install llm-analysis servcalc``. No GPU, no
+decode, memory and verdict, which with a price is the cost. Peers (llm-analysis, servcalc) are optional: ``pip install llm-analysis servcalc``. No GPU, no
 network. Nothing here asserts a time.
 """
 
@@ -14,11 +14,14 @@ import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +29,8 @@ import numpy as np
 
 from bytebound import Architecture, Serve
 from bytebound.documents.architecture import Attention, Embedding, Linear
+from bytebound.predict import program
+from bytebound.predict.answers import PLANNED
 from bytebound.predict.estimate import Setting, estimate_on, settle
 
 if TYPE_CHECKING:
@@ -44,6 +49,18 @@ MIXED = (
     ("deepseek-ai/DeepSeek-V2-Lite", "8x h100-sxm", (1, 2, 4)),
 )
 """Model, machine and the tensor-parallel degrees mixed among its questions: dense, dense with TP, MoE, MLA with MoE."""
+
+MANY = 1_000_000
+"""Requests of a planner's mixed questions: it asks what a plan is chosen by (``PLANNED``) and no more."""
+PLAN_MODELS = (("meta-llama/Llama-3.1-70B", False), ("Qwen/Qwen3-30B-A3B", True))
+"""Models to plan for, and whether they have experts to deal out."""
+PLAN_DEVICES = (
+    "h100-sxm", "h200-sxm", "a100-sxm-80gb", "b200", "mi300x", "l40s", "h100-pcie", "mi325x", "a100-sxm-40gb", "l4",
+)  # fmt: skip
+PLAN_WEIGHTS = ("bf16", "fp8", "int8", "int4", "nvfp4")
+PLAN_NODES, PLAN_NODE, PLAN_BATCHES = 8, 8, 64
+"""A plan: ten devices, 8 nodes of 8 each; every TP, PP and DP in powers of two that fit, EP within TP × DP; batches 1 to 64."""
+PLAN_PROMPT, PLAN_OUTPUT = 2000, 300
 
 PEERS = ("llm-analysis", "servcalc")
 EFFICIENCIES = ((1.0, 1.0), (0.7, 0.9))
@@ -65,7 +82,10 @@ Order = Literal["one prompt", "all prompts"]
 
 @dataclass(frozen=True)
 class Subject:
-    """Somebody who is asked: ``ask`` answers ``questions`` questions. ``cores`` restricts the process meanwhile."""
+    """Somebody who is asked: ``ask`` answers ``questions`` questions.
+
+    ``cores`` restricts the process meanwhile; ``compiled`` says whether the compiled loop runs (None: as bytebound decides).
+    """
 
     tool: str
     asked: str
@@ -73,16 +93,18 @@ class Subject:
     questions: int
     ask: Callable[[], object]
     cores: int | None = None
+    compiled: bool | None = None
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Predictions per second in every round, and times the speed of each peer in that round."""
+    """Predictions per second and per processor second in every round, and times the speed of each peer in that round."""
 
     tool: str
     asked: str
     how: str
     per_s: list[float]
+    per_cpu_s: list[float]
     times: dict[str, list[float]]
 
 
@@ -209,9 +231,53 @@ def mixed_questions(count: int, degrees: tuple[int, ...]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def asks(setting: Setting, questions: dict[str, Any]) -> Callable[[], object]:
-    """Return a call that states the questions and answers them at once."""
-    return lambda: setting.answer(Serve(**questions))
+def asks(
+    setting: Setting, questions: dict[str, Any], names: tuple[str, ...] | None = None
+) -> Callable[[], object]:  # fmt: skip
+    """Return a call that states the questions and answers them at once: every number, or ``names``."""
+    return lambda: setting.answer(Serve(**questions), names=names)
+
+
+def plan_grid(*, experts: bool) -> dict[str, Any]:
+    """Return every parallel layout of the nodes with every batch, as arrays."""
+    most = PLAN_NODES * PLAN_NODE
+    powers = [2**i for i in range(most.bit_length())]
+    layouts = [
+        (tp, pp, dp, ep)
+        for tp in powers if tp <= PLAN_NODE
+        for pp in powers if pp <= PLAN_NODE
+        for dp in powers if tp * pp * dp <= most
+        for ep in (powers if experts else [1]) if ep <= tp * dp
+    ]  # fmt: skip
+    columns = np.repeat(np.array(layouts), PLAN_BATCHES, axis=0).T
+    batch = np.tile(np.arange(1, PLAN_BATCHES + 1), len(layouts))
+    return dict(zip(("tp", "pp", "dp", "ep"), columns, strict=True)) | {"batch": batch}
+
+
+def plan(model: str, *, experts: bool) -> int:
+    """Answer every plan of ``model``: devices × weight formats × layouts × batches; return how many there are."""
+    grid = plan_grid(experts=experts)
+    for device in PLAN_DEVICES:
+        setting = settle(model, f"{PLAN_NODES}x({PLAN_NODE}x {device})", "vllm")
+        for weights in PLAN_WEIGHTS:
+            work = Serve(prompt=PLAN_PROMPT, output=PLAN_OUTPUT, weights=weights, **grid)
+            setting.answer(work, names=PLANNED)
+    return len(PLAN_DEVICES) * len(PLAN_WEIGHTS) * len(grid["batch"])
+
+
+def plan_in_new_process(model: str, *, experts: bool) -> dict[str, float]:
+    """Return the seconds of one plan in a process that starts with nothing but Python: clock and processor."""
+    code = f"import predictions; print(predictions.plan({model!r}, experts={experts}))"
+    began, used = time.perf_counter(), os.times()
+    done = subprocess.run(  # noqa: S603 - ourselves
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+    )
+    after = os.times()
+    return {
+        "plans": float(done.stdout),
+        "seconds": time.perf_counter() - began,
+        "processor_s": after.children_user + after.children_system - used.children_user - used.children_system,
+    }
 
 
 def our_subjects() -> Iterator[Subject]:
@@ -237,6 +303,26 @@ def our_subjects() -> Iterator[Subject]:
         for count in SIZES:
             how = "one a call" if count == 1 else f"{count:,} a call"
             yield Subject("bytebound", asked, how, count, asks(found, mixed_questions(count, degrees)))
+        for compiled, words in ways():
+            yield Subject(
+                "bytebound", asked, f"{MANY:,} a call, what a plan needs, {words}", MANY,
+                asks(found, mixed_questions(MANY, degrees), PLANNED), compiled=compiled,
+            )  # fmt: skip
+    for model, experts in PLAN_MODELS:
+        count = len(PLAN_DEVICES) * len(PLAN_WEIGHTS) * len(plan_grid(experts=experts)["batch"])
+        asked = f"{short(model)}, {len(PLAN_DEVICES)} devices × {len(PLAN_WEIGHTS)} weight formats × layouts × {PLAN_BATCHES} batches"
+        for compiled, words in ways():
+            yield Subject(
+                "bytebound", asked, f"a plan of {count:,}, {words}", count,
+                lambda model=model, experts=experts: plan(model, experts=experts), compiled=compiled,
+            )  # type: ignore[misc]  # fmt: skip
+
+
+def ways() -> Iterator[tuple[bool, str]]:
+    """Yield how large questions can be run here."""
+    if find_spec("numba") is not None:
+        yield True, "with numba"
+    yield False, "without numba"
 
 
 def our_answers() -> Iterator[Answer]:
@@ -382,32 +468,46 @@ def restricted(cores: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def rate(subject: Subject, calls: int) -> float:
-    """Return predictions per second over ``calls`` calls."""
-    with restricted(subject.cores):
-        began = time.perf_counter()
+@contextmanager
+def run_by(compiled: bool | None) -> Iterator[None]:  # noqa: FBT001 - None is as bytebound decides
+    """Run large questions by the compiled loop or without it."""
+    before = program.worth_compiling
+    if compiled is not None:
+        program.worth_compiling = lambda _: compiled
+    try:
+        yield
+    finally:
+        program.worth_compiling = before
+
+
+def rate(subject: Subject, calls: int) -> tuple[float, float]:
+    """Return predictions per second and per processor second over ``calls`` calls."""
+    with restricted(subject.cores), run_by(subject.compiled):
+        began, used = time.perf_counter(), time.process_time()
         for _ in range(calls):
             subject.ask()
-        return calls * subject.questions / (time.perf_counter() - began)
+        count = calls * subject.questions
+        return count / (time.perf_counter() - began), count / max(time.process_time() - used, 1e-9)
 
 
 def measure(subjects: list[Subject], rounds: int) -> list[Speed]:
     """Return every subject's speeds: each round asks all of them, starting with another one each time."""
-    calls = [max(1, math.ceil(SLICE_S * rate(s, 1) / s.questions)) for s in subjects]  # warm-up, too
-    calls = [max(1, math.ceil(SLICE_S * rate(s, n) / s.questions)) for s, n in zip(subjects, calls, strict=True)]
+    calls = [max(1, math.ceil(SLICE_S * rate(s, 1)[0] / s.questions)) for s in subjects]  # warm-up, too
+    calls = [max(1, math.ceil(SLICE_S * rate(s, n)[0] / s.questions)) for s, n in zip(subjects, calls, strict=True)]
     per_s: list[list[float]] = [[0.0] * rounds for _ in subjects]
+    per_cpu_s: list[list[float]] = [[0.0] * rounds for _ in subjects]
     for turn in range(rounds):
         for step in range(len(subjects)):
             index = (step + turn * len(subjects) // rounds) % len(subjects)
-            per_s[index][turn] = rate(subjects[index], calls[index])
+            per_s[index][turn], per_cpu_s[index][turn] = rate(subjects[index], calls[index])
     peer_rate = {
         s.tool: found for s, found in zip(subjects, per_s, strict=True) if s.tool in PEERS and s.how == "one a call"
     }
     return [
-        Speed(s.tool, s.asked, s.how, found, {
+        Speed(s.tool, s.asked, s.how, found, processor, {
             peer: [mine / theirs for mine, theirs in zip(found, other, strict=True)] for peer, other in peer_rate.items()
         })
-        for s, found in zip(subjects, per_s, strict=True)
+        for s, found, processor in zip(subjects, per_s, per_cpu_s, strict=True)
     ]  # fmt: skip
 
 
@@ -417,7 +517,7 @@ def machine(before: float | None, rounds: int) -> dict[str, Any]:
     return {
         "cores": len(affinity(0)) if affinity else os.cpu_count(), "load_before": before, "load_after": load(),
         "python": platform.python_version(), "numpy": np.__version__, "arch": platform.machine(), "rounds": rounds,
-        "versions": {name: version(name) for name in ("bytebound", *PEERS)},
+        "versions": {name: version(name) for name in ("bytebound", "numba", *PEERS)},
     }  # fmt: skip
 
 
@@ -449,13 +549,17 @@ def times(value: float) -> str:
 
 def speed_table(speeds: list[Speed], missing: list[Peer]) -> Iterator[str]:
     """Yield the table of speeds."""
-    yield "| tool | questions | how | predictions/s: median (min–max) | " + " | ".join(f"× {p}" for p in PEERS) + " |"
-    yield "|---|---|---|---:|" + "---:|" * len(PEERS)
+    yield (
+        "| tool | questions | how | predictions/s: median (min–max) | a processor second: median | "
+        + " | ".join(f"× {p}" for p in PEERS)
+        + " |"
+    )
+    yield "|---|---|---|---:|---:|" + "---:|" * len(PEERS)
     for s in speeds:
         ratios = [times(statistics.median(s.times[p])) if p in s.times else "–" for p in PEERS]
-        yield f"| {s.tool} | {s.asked} | {s.how} | {spread(s.per_s, ',.0f')} | {' | '.join(ratios)} |"
+        yield f"| {s.tool} | {s.asked} | {s.how} | {spread(s.per_s, ',.0f')} | {statistics.median(s.per_cpu_s):,.0f} | {' | '.join(ratios)} |"
     for peer in missing:
-        yield f"| {peer.name} | {peer.missing} | – | – |" + " – |" * len(PEERS)
+        yield f"| {peer.name} | {peer.missing} | – | – | – |" + " – |" * len(PEERS)
 
 
 def figures(values: Pair, least: Pair, form: str) -> str:
@@ -502,6 +606,14 @@ def markdown(
             "",
             ran,
             "",
+            "## One plan in a new process",
+            "",
+            *(
+                f"- {name}: {found['plans']:,.0f} plans in {found['seconds']:.2f} s ({found['processor_s']:.2f} s of processor), "
+                "Python, imports and all"
+                for name, found in run["new_process"].items()
+            ),
+            "",
             f"## The same question: {question}",
             "",
             *answer_table(answers, floors, missing),
@@ -523,7 +635,8 @@ def main() -> None:
     speeds = measure(subjects, max(1, given.rounds))
     answers = [*our_answers(), *(answer for peer in met for answer in peer.answers)]
     floors, missing = floor(setting), [peer for peer in met if peer.missing]
-    run = machine(before, given.rounds)
+    alone = {short(model): plan_in_new_process(model, experts=experts) for model, experts in PLAN_MODELS}
+    run = machine(before, given.rounds) | {"new_process": alone}
     if given.json:
         document = {
             "speeds": [asdict(s) for s in speeds], "answers": [asdict(a) for a in [*floors.values(), *answers]],

@@ -13,7 +13,7 @@ from bytebound.predict import program
 from bytebound.predict.answers import PIECE, PLANNED
 from bytebound.predict.estimate import settle
 
-COUNT = 2 * PIECE + 321
+COUNT = 4 * PIECE + 321
 
 MODELS = {
     "meta-llama/Llama-3.1-8B": "dense",
@@ -122,12 +122,20 @@ def test_one_program_serves_other_numbers():
             same(setting.answer(work), in_pieces(setting, work, COUNT))
 
 
+def test_what_varies_belongs_to_the_shape():
+    """Two questions that vary in one field each, and not in the same, do not share a program."""
+    setting = settle("meta-llama/Llama-3.1-8B", "h100-sxm", "vllm")
+    many = np.resize(np.arange(2, 400), COUNT)
+    for work in (Serve(batch=many, prompt=37), Serve(batch=37, prompt=many), Serve(batch=37, prompt=900, output=many)):
+        same(setting.answer(work), in_pieces(setting, work, COUNT))
+
+
 def test_a_request_that_goes_another_way_than_the_sample():
     """One request alone needs an all-reduce of experts; its block is answered by the formulas."""
     setting = settle("Qwen/Qwen3-30B-A3B", "8x h100-sxm", "vllm")
     tp = np.resize([1, 2], COUNT)
     ep = tp.copy()
-    ep[4242], tp[4242] = 1, 2
+    ep[3333], tp[3333] = 1, 2
     work = Serve(batch=np.resize(np.arange(1, 100), COUNT), tp=tp, ep=ep)
     same(setting.answer(work), in_pieces(setting, work, COUNT))
 
@@ -141,7 +149,7 @@ def test_ceilings_that_vary():
         own, memory_bytes_per_s=own.memory_bytes_per_s * factors, flop_per_s=own.flop_per_s[:, None] * factors
     )
     found = setting.answer(Serve(batch=8), wide)
-    for i in (0, 5000, COUNT - 1):
+    for i in (0, 2222, COUNT - 1):
         alone = setting.answer(Serve(batch=8), wide.part(slice(i, i + 1)))
         for name, value in alone.items():
             assert found[name][i] == pytest.approx(value[0], rel=1e-12, nan_ok=True), name

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-PIECE = 4096
-"""Most requests that the formulas answer themselves: recording them takes as long as answering some thousands."""
+PIECE = 1024
+"""Most requests that the formulas answer themselves: recording them takes as long as answering some thousands, once."""
 
 CHUNK = 2**20
 """Requests laid out at a time, which bounds what is held beside the answers."""

@@ -143,19 +143,19 @@ class Slots:
         self.shape.append((group, name, cells, (*array.shape[:-1], 1) if varying else array.shape))
 
     def _cell(self, row: Any, first: int) -> Any:
-        """Return a number that belongs to the shape (codes, 0, 1), or the slot of one that does not.
+        """Return a number that belongs to the shape (a code, 0, 1), or the kind and slot of one that does not.
 
-        Codes that vary select rows of tables: (least, ((code, slot of where it holds), ...)).
+        Codes that vary select rows of tables: (CONSTANT, least, ((code, slot of where it holds), ...)).
         """
         if not isinstance(row, np.ndarray):
             if isinstance(row, bool | int) or row in {0.0, 1.0}:
                 return row
             self.values.append(row)
-            return (len(self.values) - 1,)
+            return QUESTION, len(self.values) - 1
         if row.dtype.kind != "i":
-            return (self._slot(row, first),)
+            return REQUEST, self._slot(row, first)
         least, *others = np.unique(row).tolist()
-        return least, tuple((code, self._slot(row == code, first)) for code in others)
+        return CONSTANT, least, tuple((code, self._slot(row == code, first)) for code in others)
 
     def _slot(self, row: Array, first: int) -> int:
         """Return the slot of a column, the same for equal rows of one field."""
@@ -183,10 +183,10 @@ class Slots:
         def node(cell: Any) -> int:
             if not isinstance(cell, tuple):
                 return graph.constant(cell)
-            if len(cell) == 1:
-                return inputs[cell[0]]
-            found = graph.constant(cell[0])
-            for code, slot in cell[1]:
+            if cell[0] != CONSTANT:
+                return inputs[cell[1]]
+            found = graph.constant(cell[1])
+            for code, slot in cell[2]:
                 found = graph.node(choose, inputs[slot], graph.constant(code), found)
             return found
 

@@ -186,6 +186,9 @@ def _spread(start: Callable[[], Work], size: int) -> None:
             work(first, min(first + SPAN, size))
 
     workers = min(cores(), -(-size // SPAN))
+    if workers == 1:
+        core()
+        return
     with ThreadPoolExecutor(workers) as pool:
         try:
             for done in [pool.submit(core) for _ in range(workers)]:

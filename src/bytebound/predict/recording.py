@@ -243,6 +243,8 @@ def lift(graph: Graph, value: Any) -> Recorded:
     """Return numbers as an array of nodes."""
     if isinstance(value, Recorded):
         return value
+    if isinstance(value, float | int):
+        return Recorded(graph, np.array(graph.constant(value)))
     found = np.asarray(value)
     ids = np.array([graph.constant(item) for item in found.ravel().tolist()], dtype=np.int64)
     return Recorded(graph, ids.reshape(found.shape))
@@ -250,7 +252,9 @@ def lift(graph: Graph, value: Any) -> Recorded:
 
 def apply(graph: Graph, func: Callable[..., Any], *operands: Any) -> Recorded:
     """Return ``func`` of arrays, element by element."""
-    ids = np.broadcast_arrays(*(lift(graph, operand).ids for operand in operands))
+    ids: Any = [lift(graph, operand).ids for operand in operands]
+    if any(each.shape != ids[0].shape for each in ids):
+        ids = np.broadcast_arrays(*ids)
     found = [graph.node(func, *places) for places in zip(*(i.ravel().tolist() for i in ids), strict=True)]
     return Recorded(graph, np.array(found, dtype=np.int64).reshape(ids[0].shape))
 
