@@ -246,6 +246,14 @@ SCHEMAS = {
     "baseline": ("bytebound.documents.validation", "Baseline"),
     "refitted": ("bytebound.documents.refitted", "Refitted"),
     "watched": ("bytebound.documents.watched", "Watched"),
+    "levers": ("bytebound.documents.lever", "Levers"),
+    "lever-ranking": ("bytebound.documents.lever", "LeverRanking"),
+    "plan": ("bytebound.documents.plan", "Plan"),
+    "plan-request": ("bytebound.documents.plan_file", "PlanFile"),
+    "proof": ("bytebound.documents.proof", "Proof"),
+    "proofs": ("bytebound.documents.proof", "Proofs"),
+    "sweep": ("bytebound.documents.sweep", "Sweep"),
+    "sweep-summary": ("bytebound.documents.sweep", "SweepSummary"),
 }
 
 
@@ -253,7 +261,7 @@ def schema(
     name: Annotated[
         str,
         Parameter(
-            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched, trace or trace-estimate."
+            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched, trace, trace-estimate, levers, lever-ranking, plan, plan-request, proof, proofs, sweep or sweep-summary."
         ),
     ],
     /,
