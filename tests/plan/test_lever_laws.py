@@ -11,7 +11,8 @@ import pytest
 from bytebound.documents.work import Serve
 from bytebound.plan.cards import CARDS, find_lever
 from bytebound.plan.case import Case, Refusal
-from bytebound.plan.rank import case_of, effect_of, look
+from bytebound.plan.rank import case_of, effect_of
+from bytebound.plan.spot import look
 from bytebound.plan.today import today_of
 from bytebound.predict.estimate import settle
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,18 +15,11 @@ from bytebound.errors import ByteboundError, RequestError
 from bytebound.plan.cards import CARDS, find_lever, flag_of
 from bytebound.plan.case import Case, Refusal
 from bytebound.plan.compose import apply_all, cautions_of, in_order
-from bytebound.plan.today import batches, serving_today, setting_of, training_today
-from bytebound.predict.corrected import spreads
-from bytebound.predict.energy import energy_j
-from bytebound.predict.estimate import check_degrees, understood
-from bytebound.predict.prediction import CAPACITY
-from bytebound.predict.roofline import TIME_RESOURCES
-from bytebound.predict.training import train_time
+from bytebound.plan.spot import Spot, bounds_of, look
+from bytebound.predict.estimate import understood
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from bytebound.documents.lever import Outcome
     from bytebound.documents.proof import Proof
@@ -34,116 +27,12 @@ if TYPE_CHECKING:
     from bytebound.plan.case import Today
     from bytebound.predict.estimate import Setting
 
-    Array = NDArray[Any]
-
 Sort = Literal["time", "money", "memory", "quality"]
 SORTS: tuple[Sort, ...] = ("time", "money", "memory", "quality")
 LITTLE = 0.03
 """Gains under 3 % are called little: below the error of any of our ratios."""
 OUTCOMES = ("helps", "prove-first", "little-effect", "hurts", "refused")
 QUALITIES = ("lossless", "near-lossless", "any")
-TRAINING_WALLS = {
-    "memory": "memory bandwidth", "optimizer": "memory bandwidth", "compute": "compute", "recompute": "compute",
-    "scale_up_link": "tensor-link", "scale_out_link": "network", "host_link": "host-link", "bubble": "pipeline bubble",
-    "overhead": "overhead",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """One case at its best batch: rate [tokens/s] with the factor of its interval, latencies [s], bytes, price and what binds.
-
-    ``usd`` and ``joules`` are per token; NaN or None: unknown, or it does not run.
-    """
-
-    batch: float
-    rate: float
-    spread: float
-    tpot: float
-    ttft: float
-    memory: float
-    usd: float | None
-    joules: float | None
-    binds: str
-    today: Today
-    meets: bool
-
-    @property
-    def runs(self) -> bool:
-        """Whether it fits and meets its objective."""
-        return self.meets and bool(np.isfinite(self.rate))
-
-
-def look(case: Case) -> Spot:
-    """Return the numbers of a case: at the batch of its cap, or with an objective at the best batch that meets it.
-
-    Raises:
-        QuantityError: the degrees ask for more devices than there are.
-    """
-    setting, work = setting_of(case), case.work
-    if not isinstance(work, Serve):
-        return _look_at_training(case, setting, work)
-    check_degrees(setting, work)
-    bounds = [(name, bound) for name, bound in _bounds(case.objective) if bound is not None]
-    tried = batches(case.batch_limit) if bounds else np.array([float(case.batch_limit)])
-    asked = replace(work, batch=tried)
-    named = setting.answer(asked)
-    fits, meets = named["fits"] > 0, named["fits"] > 0
-    for name, bound in bounds:
-        known = ~np.isnan(named[name]) | ~fits
-        meets = meets & ((named[name] <= bound) | (known & np.isnan(named[name])))
-    rate = np.where(meets, np.nan_to_num(named["tokens_per_s"]), -1.0)
-    best = int(rate.argmax()) if meets.any() else int(np.nonzero(fits)[0].max(initial=0))
-    return _spot(case, setting, asked, named, best=best, meets=bool(meets.any()), tried=tried)
-
-
-def _bounds(objective: Objective) -> tuple[tuple[str, float | None], ...]:
-    return ("ttft_s", objective.ttft), ("tpot_s", objective.tpot), ("request_s", objective.request)
-
-
-def _spot(
-    case: Case, setting: Setting, asked: Serve, named: dict[str, Array], *, best: int, meets: bool, tried: Array
-) -> Spot:
-    def at(name: str) -> float:
-        return float(named[name][best])
-
-    fits = named["fits"] > 0
-    beyond = setting.answer(replace(asked, batch=2 * tried[best : best + 1]))["fits"][0] > 0
-    limited = not (fits[best] and beyond)
-    now = serving_today(setting, asked_at(asked, float(tried[best])), batch=float(tried[best]), limited=limited)
-    devices = float(case.devices_per_replica)
-    price = setting.machine.usd_per_device_hour
-    energy = energy_j(setting.machine.device, named, np.full(len(tried), devices))
-    rate = at("tokens_per_s")
-    verdict = int(at("verdict"))
-    return Spot(
-        batch=float(tried[best]), rate=rate, spread=float(spreads(setting, named, asked)["tokens_per_s"][best]),
-        tpot=at("tpot_s"), ttft=at("ttft_s"), memory=at("total_bytes"),
-        usd=None if price is None or not np.isfinite(rate) else price.value * devices / rate,
-        joules=None if energy is None or not np.isfinite(rate) else float(energy[best]),
-        binds="capacity" if verdict == CAPACITY else TIME_RESOURCES[verdict],
-        today=replace(now, prefill_time_share=float(np.nan_to_num(now.prefill_time_share))), meets=meets,
-    )  # fmt: skip
-
-
-def asked_at(work: Serve, batch: float) -> Serve:
-    """Return the request at one batch."""
-    return replace(work, batch=batch)
-
-
-def _look_at_training(case: Case, setting: Setting, work: Train) -> Spot:
-    timed = train_time(setting, work)
-    now = training_today(setting, work)
-    shares = {name: float(np.max(np.asarray(part) / timed.step_s)) for name, part in timed.parts.items()}
-    rate = float(np.max(timed.tokens_per_s)) if not now.capacity_limited else float("nan")
-    price = setting.machine.usd_per_device_hour
-    return Spot(
-        batch=float(np.max(work.micro_batch)), rate=rate, spread=float(np.max(timed.spread)), tpot=float("nan"),
-        ttft=float("nan"), memory=float(np.max(timed.total_bytes)),
-        usd=None if price is None or not np.isfinite(rate) else price.value * case.devices_per_replica / rate, joules=None,
-        binds="capacity" if now.capacity_limited else TRAINING_WALLS.get(max(shares, key=lambda name: shares[name]), "overhead"),
-        today=now, meets=not now.capacity_limited,
-    )  # fmt: skip
 
 
 def _ratio(after: float | None, before: float | None) -> float | None:
@@ -318,7 +207,7 @@ def ranking(
     """Return the ranking as a document, with the request as it was understood."""
     setting = case.setting
     work = understood(setting, case.work) if isinstance(case.work, Serve) else {}
-    bounds = [name.removesuffix("_s") for name, bound in _bounds(case.objective) if bound is not None]
+    bounds = [name.removesuffix("_s").removesuffix("_loaded") for name in bounds_of(case)]
     how = (
         f"each lever is judged at its own best batch up to {case.batch_limit} that meets {' and '.join(bounds)}"
         if bounds

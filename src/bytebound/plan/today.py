@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.documents.work import Serve
+from bytebound.documents.work import COUNT_LIMIT, Serve
 from bytebound.plan.case import Today
 from bytebound.predict.roofline import COMPUTE, WEIGHT
 from bytebound.predict.scaled import scaled
@@ -45,23 +45,28 @@ def serving_today(setting: Setting, work: Serve, *, batch: float, limited: bool)
     prefill = float(named["prefill_request_s"][0]) * batch
     ceilings = setting.ceilings
     ridge = float(np.max(ceilings.flop_per_s[1:3]) / np.max(ceilings.memory_bytes_per_s))
+    share = prefill / max(prefill + output * float(named["decode.seconds"][0]), 1e-300)
     return Today(
         batch=batch, kv_byte_share=float(named["decode.kv_bytes"][0]) / max(moved, 1.0),
         weight_time_share=float(named[f"share.{WEIGHT}"][0]), compute_time_share=float(named[f"share.{COMPUTE}"][0]),
         capacity_limited=limited, ridge_tokens=ridge,
-        prefill_time_share=prefill / max(prefill + output * float(named["decode.seconds"][0]), 1e-300),
+        prefill_time_share=float(np.nan_to_num(share)),
     )  # fmt: skip
 
 
+def memory_limits(setting: Setting, work: Serve) -> bool:
+    """Return whether memory ends the climb to larger batches: this one, or twice it, does not fit."""
+    batch = float(np.asarray(work.batch))
+    tried = np.minimum([batch, 2 * batch], COUNT_LIMIT)
+    return not bool((setting.answer(replace(work, batch=tried))["fits"] > 0).all())
+
+
 def today_of(case: Case) -> Today:
-    """Return the numbers of a case as it is asked: at its own batch; memory limits where that one or twice it does not fit."""
+    """Return the numbers of a case as it is asked: at its own batch, or at its step of training."""
     work, setting = case.work, setting_of(case)
     if not isinstance(work, Serve):
         return training_today(setting, work)
-    batch = float(np.asarray(work.batch))
-    fits = setting.answer(replace(work, batch=np.array([batch, 2 * batch])))["fits"] > 0
-    found = serving_today(setting, work, batch=batch, limited=not bool(fits.all()))
-    return replace(found, prefill_time_share=0.0) if np.isnan(found.prefill_time_share) else found
+    return serving_today(setting, work, batch=float(np.asarray(work.batch)), limited=memory_limits(setting, work))
 
 
 def training_today(setting: Setting, work: Train) -> Today:
