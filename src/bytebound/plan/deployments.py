@@ -50,7 +50,7 @@ def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], te
     weights, kv = space.weights[int(row["weights"])], space.kv[int(row["kv"])]
     group = int(row["tp"] * row["pp"] * row["dp"])
     device = space.setting.machine.device
-    asked = asdict(work_of(space, terms, one, weights=weights, kv=kv))
+    asked = asdict(work_of(space, terms, one))
     work = {name: _plain(value) for name, value in asked.items()}
     tokens = terms.wanted.demand_per_s * terms.wanted.output * SECONDS_PER_MONTH / 1e6
     usd = _bill(space, row["devices"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from bytebound.predict.scaled import scaled
 from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,29 +69,30 @@ class Terms:
 
 
 def slabs(space: Space, terms: Terms, *, number: int) -> Iterator[Rows]:
-    """Yield every row of a space, scored, a slab at a time; ``number`` is the space's, kept with each row."""
-    count = prod(space.shape)
-    for w, weights in enumerate(space.weights):
-        for k, kv in enumerate(space.kv):
-            for start in range(0, count, SLAB):
-                rows = space.rows(start, min(start + SLAB, count))
-                found = scored(space, terms, rows, weights=weights, kv=kv)
-                same = np.ones(len(rows["batch"]), dtype=np.int64)
-                yield found | {"space": same * number, "weights": same * w, "kv": same * k}
+    """Yield every row of a space, scored, a slab at a time; ``number`` is the space's, kept with each row.
+
+    On a measured machine the ceilings are those of a weight format, so a slab there holds one.
+    """
+    size, measured = space.size, space.setting.machine.device.memory_bytes_per_s.how == "measured"
+    block = size // max(len(space.weights), 1) if measured else size
+    for first in range(0, size, max(block, 1)):
+        for start in range(first, first + block, SLAB):
+            rows = space.rows(start, min(start + SLAB, first + block))
+            yield scored(space, terms, rows) | {"space": np.full(len(rows["batch"]), number)}
 
 
-def work_of(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> Serve:
+def work_of(space: Space, terms: Terms, rows: Rows) -> Serve:
     """Return the request of one copy, rows as arrays."""
     wanted = terms.wanted
     stated: dict[str, Any] = {name: rows[name] for name in AXES} | {"disaggregated": rows["disaggregated"] > 0}
+    for name, formats in (("weights", space.weights), ("kv", space.kv)):
+        stated[name] = formats[0] if len(formats) == 1 else np.array(formats)[rows[name]]
     if terms.acceptance is not None:
         stated["acceptance"] = terms.acceptance
-    return Serve(
-        prompt=wanted.prompt, output=wanted.output, weights=weights, kv=kv, engine=space.setting.engine.name, **stated
-    )  # fmt: skip
+    return Serve(prompt=wanted.prompt, output=wanted.output, engine=space.setting.engine.name, **stated)
 
 
-def scored(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> Rows:
+def scored(space: Space, terms: Terms, rows: Rows) -> Rows:
     """Return rows with everything a choice needs; NaN where a row does not fit.
 
     Copies: as many as carry the demand at ``most_used`` of what each can take. Disaggregated, decode and prefill copies are
@@ -100,11 +100,10 @@ def scored(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> 
     queue of the prefill copies alone.
     """
     request, wanted = terms.request, terms.wanted
-    setting = scaled(space.setting, weights, "flash")
-    work = work_of(space, terms, rows, weights=weights, kv=kv)
+    setting = scaled(space.setting, space.weights[int(rows["weights"][0])], "flash")
+    work = work_of(space, terms, rows)
     group = rows["tp"] * rows["pp"] * rows["dp"]
-    named = setting.answer(work, space.ceilings(setting, group))
-    named = {name: named[name] for name in COLUMNS}
+    named = setting.answer(work, space.ceilings(setting, group), names=COLUMNS)
     per_request = {"decoder": wanted.output, "encoder": wanted.prompt, "denoiser": 1.0}[setting.table.kind]
     apart = rows["disaggregated"] > 0
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -127,7 +126,7 @@ def scored(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> 
     wide = spreads(setting, named, work)
     drafting = (rows["draft_tokens"] > 0) & (terms.acceptance is None)
     each_sd = np.hypot(np.log(wide["tpot_s"]), np.where(drafting, np.log(ACCEPTANCE_SPREAD), 0.0)) / Z80
-    found = {name: rows[name] for name in AXES} | {
+    found = {name: rows[name] for name in (*AXES, "weights", "kv")} | {
         "fits": (named["fits"] > 0) & ~_wasted(setting.ceilings.flop_per_s, setting.ceilings.memory_bytes_per_s, rows),
         "held": named["total_bytes"] / named["usable_bytes"], "total_bytes": named["total_bytes"],
         "usable_bytes": named["usable_bytes"], "first_s": first, "each_s": named["tpot_s"], "floor_s": named["decode.floor_s"],
@@ -135,11 +134,22 @@ def scored(space: Space, terms: Terms, rows: Rows, *, weights: str, kv: str) -> 
         "copies": copies, "prefill_copies": prefill_copies, "devices": billed, "requests_per_s": takes,
         "tokens_per_s": takes * per_request, "usd": usd, "verdict": named["verdict"],
         "joules": np.full(billed.shape, np.inf) if joules is None else joules,
-        "worse": np.full(billed.shape, float(len(QUALITIES) - 1 - QUALITIES.index(quality_of(weights, kv)))),
-        "changes": (weights != AUTO) + (kv != AUTO) + (rows["draft_tokens"] > 0) + apart + (rows["host_weights"] > 0)
-        + (rows["offload_hit"] > 0) + (rows["chunk"] > 0) + 0.0,
+        "worse": _loss(space)[rows["weights"], rows["kv"]],
+        "changes": _other(space.weights)[rows["weights"]] + _other(space.kv)[rows["kv"]] + (rows["draft_tokens"] > 0) + apart
+        + (rows["host_weights"] > 0) + (rows["offload_hit"] > 0) + (rows["chunk"] > 0),
     }  # fmt: skip
     return found | {"score": _score(found, terms)}
+
+
+def _other(formats: Sequence[str]) -> Array:
+    """Return 1 for formats that are not the checkpoint's own, (formats,)."""
+    return np.array([float(name != AUTO) for name in formats])
+
+
+def _loss(space: Space) -> Array:
+    """Return how many steps under lossless each pair of formats is, (weights, kv)."""
+    best = len(QUALITIES) - 1
+    return np.array([[float(best - QUALITIES.index(quality_of(w, k))) for k in space.kv] for w in space.weights])
 
 
 def _wasted(flop_per_s: Array, bytes_per_s: Array, rows: Rows) -> NDArray[np.bool_]:

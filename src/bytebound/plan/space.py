@@ -61,25 +61,25 @@ class Space:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Values per axis of one pair of formats: degrees, reuse, the numeric ones, batch."""
-        return (len(self.degrees), len(self.reuse), *(len(self.numeric[name]) for name in NUMERIC), len(self.batch))
+        """Values per axis: weights, KV, degrees, reuse, the numeric ones, batch."""
+        own = (len(self.weights), len(self.kv), len(self.degrees), len(self.reuse))
+        return (*own, *(len(self.numeric[name]) for name in NUMERIC), len(self.batch))
 
     @property
     def size(self) -> int:
         """Predictions it takes to search all of it."""
-        return prod(self.shape) * len(self.weights) * len(self.kv)
+        return prod(self.shape)
 
     def rows(self, start: int, stop: int) -> dict[str, Array]:
-        """Return rows ``start`` to ``stop`` of one pair of formats, field of Serve -> values (rows,)."""
-        at, reuse, *rest, batch = np.unravel_index(np.arange(start, min(stop, prod(self.shape))), self.shape)
-        hits = np.array(self.reuse)
-        found: dict[str, Array] = {name: self.degrees[at, i] for i, name in enumerate(("tp", "pp", "ep", "dp"))}
+        """Return rows ``start`` to ``stop``, field of Serve -> values (rows,); formats as indices."""
+        weights, kv, at, reuse, *rest, batch = np.unravel_index(np.arange(start, min(stop, self.size)), self.shape)
+        hits, steps = np.array(self.reuse), self.batch
+        found: dict[str, Array] = {"weights": weights, "kv": kv}
+        found |= {name: self.degrees[at, i] for i, name in enumerate(("tp", "pp", "ep", "dp"))}
         found |= {"prefix_hit": hits[reuse, 0], "offload_hit": hits[reuse, 1]}
         found |= {name: np.array(self.numeric[name])[index] for name, index in zip(NUMERIC, rest, strict=True)}
-        steps = self.batch
-        return found | {
-            "batch": steps.start + steps.step * batch if isinstance(steps, range) else np.array(steps)[batch]
-        }
+        found["batch"] = steps.start + steps.step * batch if isinstance(steps, range) else np.array(steps)[batch]
+        return found
 
     def ceilings(self, setting: Setting, devices: Array) -> Ceilings:
         """Return the ceilings of rows: inside a node for copies that fit one, else those of several nodes."""
