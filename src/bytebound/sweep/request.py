@@ -16,7 +16,7 @@ from bytebound.audit.fixes import need_devices
 from bytebound.audit.run import DRAW_LIMIT, axes_of, case_of, check, placed, pool_machine, sample, upcoming_machines
 from bytebound.audit.surface import surface
 from bytebound.documents.sweep import Coming, Scenario, Sweep, SweepPart, SweepRequest, SweptWorkload
-from bytebound.documents.values import to_json
+from bytebound.documents.values import from_json, to_json
 from bytebound.errors import ByteboundError, QuantityError
 from bytebound.sweep.part import tool
 from bytebound.sweep.plans import expand
@@ -70,6 +70,9 @@ def sweep_of(
         scenarios=scenarios, workloads=_settled(fleet, machines, place=place, months=months, draws=draws, seed=seed),
         machines=machines, coming=coming,
     )  # fmt: skip
+    request = from_json(
+        SweepRequest, text_of(request)
+    )  # as every part reads it: a whole number is a float where floats are meant
     versions = {name: version(name) for name in ("numpy", "pyarrow")} | {"python": platform.python_version()}
     return Sweep(request, sha256_of(request), versions, parts)
 
