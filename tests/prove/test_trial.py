@@ -63,7 +63,7 @@ def test_a_known_ratio_is_confirmed_and_a_wrong_one_refuted(bench, monkeypatch):
     assert from_json(Proof, to_json(proof)) == proof
     wrong = run_trial(trial(*sides, {"decode": forecast(0.8)}), bench, rounds=5, canaries=False)
     assert wrong.verdict == "refuted"
-    assert "a decode step was predicted ×0.80 and came out ×0.50, 60% off" in wrong.sentence
+    assert "a decode step was predicted ×0.80 and came out ×0.50, 60 % off" in wrong.sentence
     assert wrong.compared[0].error == pytest.approx(0.6)
 
 

@@ -109,15 +109,15 @@ def sentence_of(title: str, found: Sequence[Compared], verdict: Verdict, aim: st
     if verdict == "inconclusive":
         wide = [each for each in first if noisy(each)]
         if disturbed > MOST_DISTURBED:
-            return f"{title}: inconclusive, other work ran during {disturbed:.0%} of the timings ({said})"
+            return f"{title}: inconclusive, other work ran during {100 * disturbed:.0f} % of the timings ({said})"
         if wide:
             return f"{title}: inconclusive, the ratio of {WORDS[wide[0].metric]} lies anywhere from {wide[0].measured.low:.2f} to {wide[0].measured.high:.2f}"
         return f"{title}: {said}; nothing was predicted"
     missed = [each for each in first if each.within is False]
     if missed:
         worst = max(missed, key=lambda each: abs(each.error or 0.0))
-        return f"{title}: {said}; {WORDS[worst.metric]} was predicted ×{_value(worst.predicted):.2f} and came out ×{worst.measured.value:.2f}, {abs(worst.error or 0.0):.0%} off"
-    return f"{title}: {said}, as predicted within {TOLERANCE:.0%}"
+        return f"{title}: {said}; {WORDS[worst.metric]} was predicted ×{_value(worst.predicted):.2f} and came out ×{worst.measured.value:.2f}, {100 * abs(worst.error or 0.0):.0f} % off"
+    return f"{title}: {said}, as predicted within {100 * TOLERANCE:.0f} %"
 
 
 def _change(each: Compared) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bytebound.documents.device import Figure, Machine
 from bytebound.documents.values import Interval, Provenance
+from bytebound.errors import UnfinishedError
 from bytebound.observe.calibrate import Asked, calibrate_together
 from bytebound.predict.calibrated import calibrated
 from bytebound.predict.estimate import settle
@@ -68,11 +69,14 @@ def predicted(
     """Return each side's numbers, from probes taken in turn.
 
     Raises:
-        ByteboundError: see ``calibrate_together``.
+        ByteboundError: see ``calibrate_together``; noise, twice in a row.
     """
-    found = calibrate_together(
-        tuple(case.asked for case in cases), threads=threads, rounds=PROBE_ROUNDS, budget_s=PROBE_S, on_progress=say
-    )
+    asked = tuple(case.asked for case in cases)
+    try:
+        found = calibrate_together(asked, threads=threads, rounds=PROBE_ROUNDS, budget_s=PROBE_S, on_progress=say)
+    except UnfinishedError as noise:  # a neighbour may have been busy for these seconds alone
+        say(f"probing again: {noise.message}")
+        found = calibrate_together(asked, threads=threads, rounds=PROBE_ROUNDS, budget_s=PROBE_S, on_progress=say)
     return tuple(answered(case, calibration, machine) for case, calibration in zip(cases, found, strict=True))
 
 
@@ -137,9 +141,14 @@ def provenance(*sides: Predicted) -> tuple[Provenance, ...]:
     """Return where calibrated costs come from."""
     return tuple(
         Provenance(
-            f"costs of {ENGINE} at {side.case.weights} weights, {side.case.kv} KV, flash attention {side.case.flash}",
+            f"costs of {ENGINE} at {formats_of(side.calibration)} weights, {side.case.kv} KV, flash attention {side.case.flash}",
             "calibrated",
-            f"calibration {side.calibration.id} of small models here, {side.calibration.when}, spread ±{side.calibration.spread:.0%}",
+            f"calibration {side.calibration.id} of small models here, {side.calibration.when}, spread ±{100 * side.calibration.spread:.0f} %",
         )
         for side in sides
     )
+
+
+def formats_of(calibration: Calibration) -> str:
+    """Return the weight formats that were probed."""
+    return ", ".join(dict.fromkeys(cost.weights for cost in calibration.formats))

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bytebound.documents.proof import TOLERANCE
 from bytebound.report.page import draw, grid, heading, indented, labelled, table_text
-from bytebound.report.words import clean, moment, percent, times
+from bytebound.report.words import clean, moment, percent, quantity, times
 from bytebound.units import show_bytes, show_time, significant
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ NUMBERS = frozenset({"before", "after", "measured", "predicted", "error"})
 EFFECTS = {
     "helps": "helps", "no-effect": "no effect", "hurts": "hurts", "saves-memory": "saves memory",
 }  # fmt: skip
-CLOSING = f"ratios are after over before, so under ×1 is faster or smaller; measured with its 90 % interval; within {TOLERANCE:.0%} confirms"
+CANARY_UNITS = {".fma": "FLOP/s", ".clock": "Hz"}
+CLOSING = f"ratios are after over before, so under ×1 is faster or smaller; measured with its 90 % interval; within {percent(TOLERANCE)} confirms"
 
 
 def proof_text(proof: Proof, page: Page) -> str:
@@ -54,7 +55,7 @@ def proof_text(proof: Proof, page: Page) -> str:
         ("after", settings_words(proof.after)),
         *([("quality", quality_words(proof.quality))] if proof.quality else []),
         ("ran", f"{proof.rounds} interleaved rounds in {show_time(proof.seconds)}, {percent(proof.disturbed)} of turns disturbed"),
-        *[("canary", f"{clean(name)} {rate_words(rate)}") for name, rate in proof.canaries.items()],
+        *[("canary", f"{clean(name)} {rate_words(name, rate)}") for name, rate in proof.canaries.items()],
     ]  # fmt: skip
     rows = [
         [METRICS.get(c.metric, clean(c.metric)), value(c, c.before), value(c, c.after), measured(c), predicted(c), error(c), clean(c.how)]
@@ -228,9 +229,11 @@ def settings_words(settings: dict[str, float | str]) -> str:
     )
 
 
-def rate_words(rate: Spread) -> str:
-    """Return a canary's median with its range, in units of its own times a billion."""
-    return f"{rate.median / 1e9:.3g} G/s (10–90 %: {rate.p10 / 1e9:.3g}–{rate.p90 / 1e9:.3g})"
+def rate_words(name: str, rate: Spread) -> str:
+    """Return a canary's median with its range."""
+    unit = next((unit for end, unit in CANARY_UNITS.items() if name.endswith(end)), "B/s")
+    low, high = sorted((rate.p10, rate.p90))
+    return f"{quantity(rate.median, unit)} (10–90 %: {quantity(low, unit)} to {quantity(high, unit)})"
 
 
 def _state(trial: Provable) -> str:
