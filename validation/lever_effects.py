@@ -8,6 +8,7 @@ Every row of lever_effects.csv is asked; the page keeps its text and takes new t
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,10 @@ import numpy as np
 
 from bytebound.facts.levers import effect_rows, engine_rows
 from bytebound.plan.cards import CARDS
-from bytebound.plan.effects import predict_row
+from bytebound.plan.effects import predict_row, read_request
+from bytebound.plan.rank import case_of, effect_of
+from bytebound.plan.spot import look
+from bytebound.predict.estimate import settle
 from bytebound.units import significant
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from bytebound.facts.levers import EffectRow
 
 PAGE = Path(__file__).parents[1] / "docs" / "levers.md"
+HURT = 0.97
+"""A printed ratio under this is a slow-down."""
 BEGIN, END = "<!-- {}: validation/lever_effects.py writes what follows -->", "<!-- end of {} -->"
 
 UNEXPRESSED = (
@@ -74,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = out.read_text(encoding="utf-8")
     asked = [(row, predict_row(row)) for row in effect_rows()]
     for name, lines in (
-        ("counts", counts(asked)), ("summary", summary(asked)), ("effects", effects(asked)), ("unexpressed", unexpressed()), ("cards", cards()),
+        ("counts", counts(asked)), ("summary", summary(asked)), ("effects", effects(asked)), ("hurting", hurting()), ("unexpressed", unexpressed()), ("cards", cards()),
     ):  # fmt: skip
         text = filled(text, name, lines)
     out.write_text(text, encoding="utf-8")
@@ -139,6 +145,24 @@ def effects(asked: Sequence[tuple[EffectRow, float]]) -> list[str]:
             )
         lines.append("")
     return lines[:-1]
+
+
+def hurting() -> list[str]:
+    """Return what our levers say in settings where a slow-down was printed."""
+    lines = ["| lever | setting | printed | here | predicted |", "|---|---|---:|---|---:|"]
+    for row in effect_rows():
+        if (
+            row.kind != "engine"
+            or row.printed >= HURT
+            or row.quantity not in {"decode_speedup", "throughput_ratio", "prefill_speedup"}
+        ):
+            continue
+        work = replace(read_request(row.before).serve(), engine=row.engine)
+        case = case_of(settle(row.model, row.machine, row.engine), work)
+        effect = effect_of(case, look(case), [row.lever])
+        rate = "–" if effect.speed is None else f"{float(effect.speed.value):.2f} ×"
+        lines.append(f"| `{row.lever}` | {row.name} | {row.printed:.2f} × | {effect.outcome} | {rate} |")
+    return lines
 
 
 def unexpressed() -> list[str]:
