@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 from bytebound import Serve, estimate
 from bytebound.errors import QuantityError, RequestError, UnknownNameError
+from bytebound.facts.levers import card_rows
+from bytebound.plan.deployments import levers_of
+from bytebound.plan.formats import KV, WEIGHTS, format_levers
 from bytebound.plan.objective import CORRELATION
 from bytebound.plan.search import plan
 from bytebound.predict.estimate import settle
@@ -39,6 +43,7 @@ def chance(first, each, bounds, first_spread, each_spread) -> float:
     return float(np.trapezoid(inner, xs))
 
 
+@cache
 def one_at_a_time(demand, bounds, sure=0.8, used=0.9):
     """Every combination through ``estimate`` by itself."""
     rows = []
@@ -293,3 +298,37 @@ def test_models_that_decode_nothing_are_planned_too():
     assert encoder.replicas >= 1
     with pytest.raises(RequestError, match="no time per output token"):
         plan("bert-base-uncased", demand=20, prompt=512, output=1, meet="tpot<100ms", devices="l4")
+
+
+def test_every_lever_a_plan_names_has_a_card():
+    every = dict.fromkeys(("draft_tokens", "prefix_hit", "offload_hit", "host_weights", "disaggregated", "chunk"), 1.0)
+    row = every | {"pp": 2.0, "ep": 2.0, "dp": 2.0}
+    tried = {name for names in (*WEIGHTS.values(), *KV.values()) for name in names}
+    named = {lever for name in tried for lever in format_levers(name, "auto")} | set(levers_of(row, "auto", "auto"))
+    named |= {lever for names in KV.values() for name in names for lever in format_levers("auto", name)}
+    assert named <= set(card_rows())
+    assert len(named) >= 15
+
+
+def test_a_device_of_ones_own_file_is_planned_for_without_a_price(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('memory = "24GiB"\nmemory_bandwidth = "1008GB/s"\nbf16 = "165TFLOP/s"\n')
+    found = plan(MODEL, demand=0.5, devices=str(file))
+    assert found.best.usd_per_month is None
+    assert found.best.machine == str(file)
+    assert estimate(MODEL, found.best.machine, Serve(**found.best.work)).tpot_s.value == pytest.approx(
+        found.best.tpot_s.value
+    )
+
+
+def test_progress_is_told_in_order_and_to_the_end():
+    told = []
+    plan(
+        MODEL,
+        demand=1,
+        devices="l4,h100-sxm",
+        ranges=SMALL["ranges"],
+        progress=lambda made, total: told.append((made, total)),
+    )
+    assert [made for made, _ in told] == sorted(made for made, _ in told)
+    assert told[-1][0] == told[-1][1]
