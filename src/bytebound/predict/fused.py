@@ -135,7 +135,9 @@ class Slots:
 
     def _add(self, group: str, name: str, value: Any, *, along: bool) -> None:
         """Add an array, whose last axis runs over requests where ``along``."""
-        array = np.asarray(value)
+        array = np.asarray(
+            float(value) if type(value) is int else value
+        )  # an array of integers is of codes, a number is not
         varying = along and array.ndim > 0 and array.shape[-1] > 1
         rows: Any = array.reshape(-1, array.shape[-1]) if varying else array.ravel().tolist()
         first = len(self.values)

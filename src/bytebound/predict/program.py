@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BLOCK = 4096
 """Requests an array pass works on: a few dozen arrays of 32 KiB stay inside a core's cache."""
 
-SPAN = 16_384
+SPAN = 8192
 """Requests a core takes at a time, so that an interrupt waits for milliseconds."""
 
 COMPILED_FROM = 400_000
