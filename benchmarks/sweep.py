@@ -51,18 +51,24 @@ def on_ray() -> list[int]:
 
 
 def measured(
-    name: str, folder: Path, *, draws: int, victims: Callable[[], list[int]] | None = None, **how: Any
+    name: str, folder: Path, *, draws: int, plans: list[str], victims: Callable[[], list[int]] | None = None, **how: Any
 ) -> dict[str, Any]:
-    """Run the sweep into ``folder`` and return its row; with ``victims``, kill -9 one of them after every 40th part."""
+    """Run the sweep into ``folder`` and return its row; with ``victims``, kill -9 one of them after every eighth of the parts, three times."""
     killed: list[int] = []
 
     def progress(done: int, parts: int) -> None:
-        if victims is not None and done % 40 == 0 and done < parts and len(killed) < 3 and (alive := victims()):
+        if (
+            victims is not None
+            and done % max(parts // 8, 1) == 0
+            and done < parts
+            and len(killed) < 3
+            and (alive := victims())
+        ):
             os.kill(alive[0], signal.SIGKILL)
             killed.append(alive[0])
 
     began, own = time.perf_counter(), time.process_time()
-    found = sweep_fleet(FLEET, folder, draws=draws, plans=["levers"], progress=progress, **how)
+    found = sweep_fleet(FLEET, folder, draws=draws, plans=plans, progress=progress, **how)
     return {
         "run": name, "seconds": time.perf_counter() - began, "driver_cpu_s": time.process_time() - own, "rows": found.rows,
         "parts": found.parts, "killed": killed, "tried_again": int(found.run["parts tried again"]), "sha256": digest(folder),
@@ -73,6 +79,7 @@ def main() -> None:
     """Run every case and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=20_000)
+    parser.add_argument("--plans", nargs="+", default=["levers"])
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -86,7 +93,8 @@ def main() -> None:
             cases += [("Ray, 2 workers", {"on": "local", "workers": 2})]
             cases += [("Ray, 2 workers, workers killed", {"on": "local", "workers": 2, "victims": on_ray})]
         rows = [
-            measured(name, Path(base) / str(place), draws=asked.draws, **how) for place, (name, how) in enumerate(cases)
+            measured(name, Path(base) / str(place), draws=asked.draws, plans=asked.plans, **how)
+            for place, (name, how) in enumerate(cases)
         ]
     if asked.json:
         print(json.dumps(rows, indent=2))

@@ -302,7 +302,7 @@ def test_a_damaged_plan_of_the_sweep_is_said(fleet_file, tmp_path):
     [
         ({"draws": 5}, "--draws is 5"), ({"part_draws": 3}, "--part-draws is 3"), ({"workers": 0}, "--workers is 0"),
         ({"slip_months": [-1]}, "--slip-months"), ({"memory_price": [0]}, "--memory-price"), ({"months": 500}, "--months"),
-        ({"draws": 1_000_000, "part_draws": 10, "plans": ["fp8-kv"]}, "more than 1,000,000"),
+        ({"draws": 1_000_000, "part_draws": 10, "plans": ["fp8-kv", "int8-kv"]}, "more than 1,000,000"),
     ],
 )  # fmt: skip
 def test_an_impossible_request_is_refused_before_anything_is_written(fleet_text, tmp_path, asked, said):

@@ -43,6 +43,7 @@ def cluster():
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     address = nodes.stdout.readline().strip()
+    assert address, "Ray started no cluster"
     yield nodes, address
     nodes.stdin.close()
     nodes.wait(timeout=60)
