@@ -76,9 +76,11 @@ def name_of(page: Path) -> str:
 def run_console(block: Block, page: Path) -> None:
     """Run the commands of a console block (lines that start with ``$``), in the current folder.
 
-    The block's word ``exit=N`` states the exit code of its last command; ``exact`` that its output is what is shown.
+    The block's word ``exit=N`` states the exit code of its last command (``exit=0,3``: either); ``exact`` that its output is what
+    is shown.
     """
-    wanted = next((int(word.removeprefix("exit=")) for word in block.options if word.startswith("exit=")), 0)
+    stated = next((word.removeprefix("exit=") for word in block.options if word.startswith("exit=")), "0")
+    wanted = {int(code) for code in stated.split(",")}
     lines = block.text.splitlines()
     starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
     assert starts, f"{name_of(page)}:{block.line}: a console block without a command"
@@ -90,8 +92,8 @@ def run_console(block: Block, page: Path) -> None:
         )
         end = starts[position + 1] if position + 1 < len(starts) else len(lines)
         done = run_bytebound(*words[1:])
-        expected = wanted if position + 1 == len(starts) else 0
-        assert done.returncode == expected, f"{name_of(page)}: {lines[start]}\n{done.stdout}{done.stderr}"
+        expected = wanted if position + 1 == len(starts) else {0}
+        assert done.returncode in expected, f"{name_of(page)}: {lines[start]}\n{done.stdout}{done.stderr}"
         assert words[1] == "watch" or "Traceback" not in done.stderr, done.stderr  # a watched program may show its own
         if "exact" in block.options:
             shown = "\n".join(lines[start + 1 : end]).strip()
