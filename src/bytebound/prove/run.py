@@ -109,7 +109,7 @@ def _take_turns(
             engine.ask("prepare", **timed.prepare)
     sides = seen.sides.setdefault(timed.metric, ([], []))
     started = time.perf_counter()
-    for done in range(timed.rounds or rounds):
+    for done in range(rounds if not timed.rounds else max(2, -(-timed.rounds * rounds // ROUNDS))):
         if done >= LEAST_ROUNDS and time.perf_counter() - started > until_s:
             seen.notes.append(f"{timed.metric}: {done} rounds, the time given was up")
             break

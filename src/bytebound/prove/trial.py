@@ -35,7 +35,7 @@ class Timed:
         prepare: arguments of the engine's ``prepare``, called once before; None: not called.
         times: timings per turn, after ``skip`` that warm the caches the other side emptied.
         per: units (tokens, say) that one call does, before and after.
-        rounds: turns of each side at most; 0: as many as the run says.
+        rounds: turns of each side where a run has the usual number (``run.ROUNDS``), more or fewer as it has; 0: that number.
     """
 
     metric: str
