@@ -12,7 +12,7 @@ import numpy as np
 from bytebound.documents.plan import QUALITIES, PlanRequest, Wanted, read_objective
 from bytebound.errors import QuantityError, RequestError, UnknownNameError
 from bytebound.models import read_model
-from bytebound.plan.choose import Menu, front, share_out, strongest
+from bytebound.plan.choose import Menu, front, share_out
 from bytebound.plan.document import Found, model_plan, respects, whole_plan
 from bytebound.plan.ranges import read_ranges
 from bytebound.plan.scoring import Terms, best_of, cheapest_by_devices, meeting, slabs, taken
@@ -213,7 +213,6 @@ def _search(terms: Terms, spaces: tuple[Space, ...], made: Callable[[int], None]
     """Go through every row of every space and keep those that a choice can fall on."""
     pooled = bool(terms.request.pool)
     kept: list[Rows] = []
-    known: Array | None = None
     predictions = fitting = met = 0
     for number, space in enumerate(spaces):
         for slab in slabs(space, terms, number=number):
@@ -222,9 +221,7 @@ def _search(terms: Terms, spaces: tuple[Space, ...], made: Callable[[int], None]
             fitting += int(slab["fits"].sum())
             met += len(rows["batch"])
             if len(rows["batch"]):
-                kept.append(taken(rows, _worth_keeping(rows, known, pooled=pooled)))
-                values = respects(kept[-1])
-                known = strongest(values if known is None else np.concatenate([known, values]))
+                kept.append(taken(rows, _worth_keeping(rows, pooled=pooled)))
             made(predictions)
     if not kept:
         return Found(terms, spaces, None, np.zeros(0, dtype=np.int64), predictions, fitting, met)
@@ -232,9 +229,9 @@ def _search(terms: Terms, spaces: tuple[Space, ...], made: Callable[[int], None]
     return Found(terms, spaces, rows, front(respects(rows)), predictions, fitting, met)
 
 
-def _worth_keeping(rows: Rows, known: Array | None, *, pooled: bool) -> NDArray[np.int64]:
+def _worth_keeping(rows: Rows, *, pooled: bool) -> NDArray[np.int64]:
     """Return the front, the best of the rows and, where a pool is shared, the best of every number of devices."""
-    kept = [front(respects(rows), known), np.array([best_of(rows)])]
+    kept = [front(respects(rows)), np.array([best_of(rows)])]
     return np.unique(np.concatenate([*kept, cheapest_by_devices(rows)] if pooled else kept))
 
 

@@ -51,7 +51,7 @@ class Supply:
 
 @cache
 def usual_devices() -> tuple[str, ...]:
-    """Return the devices planned for when none is named: rented server GPUs with bf16 matrix units and a price of the last year."""
+    """Return the devices planned for when none is named: rented GPUs, no GeForce, with bf16 matrix units and a price of the last year."""
     return tuple(
         name for name in sorted(load_catalogue().prices)
         if (price := rental(name)) is not None and price.when >= PRICED_SINCE and _serves(name)
@@ -62,7 +62,6 @@ def _serves(name: str) -> bool:
     device = load_catalogue().device(name)
     return (
         device.kind == "gpu" and "bf16" in device.flop_per_s and "geforce" not in device.name.lower()
-        and not name.startswith("rtx-3") and not name.startswith("rtx-4090") and not name.startswith("rtx-5")
         and device.memory_bytes.value >= LEAST_BYTES and device.status == "shipping"
     )  # fmt: skip
 
