@@ -165,3 +165,17 @@ def test_only_what_is_asked():
         same(part, {name: whole[name] for name in PLANNED})
         with pytest.raises(UnknownNameError, match="tpot_s"):
             setting.answer(work, names=("tpot",))
+
+
+def test_numba_that_does_not_load_is_done_without(monkeypatch):
+    """Where numba finds no folder for its compiled code, NumPy runs the program."""
+
+    def refuse(name: str) -> None:
+        raise RuntimeError(f"cannot cache function in {name}")
+
+    monkeypatch.setattr(program, "import_module", refuse)
+    program.loads.cache_clear()
+    try:
+        assert not program.loads()
+    finally:
+        program.loads.cache_clear()

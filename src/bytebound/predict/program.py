@@ -6,7 +6,8 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,17 @@ def worth_compiling(size: int) -> bool:
     """Return whether a question of ``size`` requests is run by the compiled loop."""
     if f"{__package__}.compiled" in sys.modules:
         return True
-    return size >= COMPILED_FROM and find_spec("numba") is not None
+    return size >= COMPILED_FROM and find_spec("numba") is not None and loads()
+
+
+@cache
+def loads() -> bool:
+    """Return whether numba can load the loop; it refuses where it finds no folder to keep compiled code in."""
+    try:
+        import_module(f"{__package__}.compiled")
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def _spread(start: Callable[[], Work], size: int) -> None:
