@@ -200,3 +200,16 @@ def test_an_unknown_time_meets_nothing():
     assert chance_of(np.array([0.1]), np.array([np.nan]), {"ttft": 1}, first_sd=0.1, each_sd=0.1, steps=0) > 0.99
     z = np.linspace(-4, 4, 50)
     assert quantile(below(z)) == pytest.approx(z, abs=1e-3)
+
+
+def test_no_deployment_takes_more_of_a_kind_than_the_pool_has():
+    there = {"h100-sxm": 2, "l4": 3}
+    found = plan("llama-3.1-8b", demand=9, prompt=1000, output=200, pool="2x h100-sxm, 3x l4", meet="tpot<80ms")
+    assert found.best is not None
+    assert all(each.devices <= there[each.device] for each in found.front)
+    why = plan(
+        "llama-3.1-8b", demand=500, prompt=1000, output=200, pool="2x h100-sxm, 3x l4", meet="tpot<80ms"
+    ).infeasible_because
+    assert why.limit == "devices"
+    assert why.nearest.device == "h100-sxm"
+    assert f"{why.nearest.devices} devices at the least, and 2 are the most" in why.sentence

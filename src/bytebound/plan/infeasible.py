@@ -85,7 +85,7 @@ def _excesses(slab: Rows, terms: Terms) -> dict[str, Array]:
     sure = chance >= request.sure
     found = {CAPACITY: np.where(slab["worse"] <= len(QUALITIES) - 1 - terms.quality, slab["held"], np.inf)}
     kept = allowed(slab, terms, "devices") & sure
-    found["devices"] = np.where(kept, slab["devices"] / terms.most_devices - 1, np.inf)
+    found["devices"] = np.where(kept, slab["devices"] / slab["most"] - 1, np.inf)
     if request.usd_per_month is not None:
         kept = allowed(slab, terms, "budget") & sure
         found["budget"] = np.where(kept, slab["usd"] / request.usd_per_month - 1, np.inf)
@@ -124,8 +124,8 @@ def _over(rows: Rows, terms: Terms) -> dict[str, Array]:
         for name, bound in terms.wanted.objective.items()
         if bound is not None
     }
-    if np.isfinite(terms.most_devices):
-        over["devices"] = rows["devices"] / terms.most_devices - 1
+    if bool(np.isfinite(rows["most"]).any()):
+        over["devices"] = rows["devices"] / rows["most"] - 1
     if terms.request.usd_per_month is not None:
         over["budget"] = rows["usd"] / terms.request.usd_per_month - 1
     return over
@@ -173,8 +173,8 @@ def _said(
     if limit == "devices":
         need = int(one["devices"])
         return (
-            f"{wanted.model} takes {need} devices at the least, and {int(terms.most_devices)} are the most",
-            f"a pool of {need} devices" if request.pool else f"--max-devices {need}",
+            f"{wanted.model} takes {need} devices at the least, and {int(one['most'])} are the most",
+            f"a pool of {need} such devices" if request.pool else f"--max-devices {need}",
         )  # fmt: skip
     if limit == "budget":
         return (

@@ -131,7 +131,7 @@ def scored(space: Space, terms: Terms, rows: Rows) -> Rows:
         "held": named["total_bytes"] / named["usable_bytes"], "total_bytes": named["total_bytes"],
         "usable_bytes": named["usable_bytes"], "first_s": first, "each_s": named["tpot_s"], "floor_s": named["decode.floor_s"],
         "first_sd": np.log(wide["ttft_s"]) / Z80, "each_sd": each_sd, "rate_sd": np.log(wide["tokens_per_s"]) / Z80,
-        "copies": copies, "prefill_copies": prefill_copies, "devices": billed, "requests_per_s": takes,
+        "copies": copies, "prefill_copies": prefill_copies, "devices": billed, "most": np.full(billed.shape, min(terms.most_devices, space.there)), "requests_per_s": takes,
         "tokens_per_s": takes * per_request, "usd": usd, "verdict": named["verdict"],
         "joules": np.full(billed.shape, np.inf) if joules is None else joules,
         "worse": _loss(space)[rows["weights"], rows["kv"]],
@@ -187,7 +187,7 @@ def allowed(found: Rows, terms: Terms, without: str = "") -> NDArray[np.bool_]:
     request = terms.request
     within = found["fits"].copy()
     if without != "devices":
-        within &= found["devices"] <= terms.most_devices
+        within &= found["devices"] <= found["most"]
     if without != "budget" and request.usd_per_month is not None:
         within &= found["usd"] <= request.usd_per_month
     if without != "quality":

@@ -129,9 +129,7 @@ def plan_of(request: PlanRequest, *, progress: Progress | None = None) -> Plan:
     _check(request)
     ranges = read_ranges(request.ranges)
     supply = supplies(request)
-    asked = [
-        (_terms(request, wanted, supply, ranges), _spaces(request, wanted, supply, ranges)) for wanted in request.models
-    ]
+    asked = [(_terms(request, wanted, ranges), _spaces(request, wanted, supply, ranges)) for wanted in request.models]
     total = sum(space.size for _, spaces in asked for space in spaces)
     if total > request.most:
         raise QuantityError(
@@ -173,11 +171,9 @@ def _check(request: PlanRequest) -> None:
             raise QuantityError(f"{name} is {value:g}, outside {low:g} … {high:g}", place=name)
 
 
-def _terms(request: PlanRequest, wanted: Wanted, supply: Sequence[Supply], ranges: Mapping[str, Any]) -> Terms:
-    there = [each.count for each in supply if each.count is not None]
-    most = min(request.max_devices or np.inf, sum(there) if len(there) == len(supply) else np.inf)
+def _terms(request: PlanRequest, wanted: Wanted, ranges: Mapping[str, Any]) -> Terms:
     acceptance = ranges.get("acceptance")
-    return Terms(request, wanted, most, None if acceptance is None else float(acceptance[0]))
+    return Terms(request, wanted, request.max_devices or np.inf, None if acceptance is None else float(acceptance[0]))
 
 
 def _spaces(
@@ -195,7 +191,16 @@ def _spaces(
         most = int(min(LARGEST_REPLICA, each.count or np.inf, request.max_devices or np.inf))
         across = ceilings_of(each.nodes(2), setting.engine.name)
         found.append(
-            space_of(setting, across, wanted, ranges, node=each.node, most=max(most, 1), quality=request.quality)
+            space_of(
+                setting,
+                across,
+                wanted,
+                ranges,
+                node=each.node,
+                there=each.count or np.inf,
+                most=max(most, 1),
+                quality=request.quality,
+            )
         )
     if all(space.size == 0 for space in found):
         raise RequestError(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.documents.work import Serve
 from bytebound.errors import QuantityError, RequestError
 from bytebound.ledger.table import MAIN
 from bytebound.plan.formats import formats_of, runs
@@ -46,12 +45,13 @@ NUMERIC = ("chunk", "host_weights", "draft_tokens", "disaggregated")
 class Space:
     """All that is tried of one model on one kind of device; the last axis of a row number is the batch.
 
-    ``degrees`` (combinations, 4): tp, pp, ep, dp. ``reuse``: pairs of prefix_hit and offload_hit.
+    ``there`` is how many devices there are (infinity: any number); ``degrees`` (combinations, 4): tp, pp, ep, dp. ``reuse``: pairs of prefix_hit and offload_hit.
     """
 
     setting: Setting
     across: Ceilings
     node: int
+    there: float
     degrees: NDArray[np.int64]
     weights: tuple[str, ...]
     kv: tuple[str, ...]
@@ -158,6 +158,7 @@ def space_of(
     ranges: Mapping[str, Any],
     *,
     node: int,
+    there: float,
     most: int,
     quality: Quality,
 ) -> Space:
@@ -169,6 +170,7 @@ def space_of(
         wanted: demand and lengths.
         ranges: values to try in place of the default ones, as ``plan.ranges.read_ranges`` returns them.
         node: devices per node.
+        there: devices there are; infinity: any number.
         most: most devices of one copy.
         quality: floor of quality, for formats that are not stated.
 
@@ -192,12 +194,12 @@ def space_of(
         "draft_tokens": ranges.get("draft_tokens", (0, DRAFTED) if decoder and "acceptance" in ranges else (0,)),
         "disaggregated": {"auto": apart, "yes": (1.0,), "no": (0.0,)}[stated] if isinstance(stated, str) else stated,
     }  # fmt: skip
-    found = Space(
-        setting, across, node, degrees, weights, kv, _reuse(wanted, ranges, device), numeric,
+    if device.host_bytes_per_s is None:
+        numeric["host_weights"] = tuple(share for share in numeric["host_weights"] if share == 0)
+    return Space(
+        setting, across, node, there, degrees, weights, kv, _reuse(wanted, ranges, device), numeric,
         ranges.get("batch", batch_steps(1, LARGEST_BATCH)),
     )  # fmt: skip
-    Serve(prompt=wanted.prompt, output=wanted.output, engine=setting.engine.name)
-    return found
 
 
 def _reuse(wanted: Wanted, ranges: Mapping[str, Any], device: Device) -> tuple[tuple[float, float], ...]:
