@@ -26,17 +26,10 @@ class CTranslate2:
             DocumentError: the package is missing.
             QuantityError: this processor has no kernels for ``compute``.
         """
-        if importlib.util.find_spec("ctranslate2") is None:
-            raise DocumentError("CTranslate2 is not installed", place="ctranslate2", mend="pip install ctranslate2")
+        folder, compute = Path(str(settings["folder"])), str(settings["compute"])
+        check_compute(compute)
         import ctranslate2  # noqa: PLC0415 - optional
 
-        folder, compute = Path(str(settings["folder"])), str(settings["compute"])
-        known = ctranslate2.get_supported_compute_types("cpu")
-        if compute not in known:
-            raise QuantityError(
-                f"CTranslate2 has no {compute} kernels for this processor", place="compute",
-                mend=f"it has {', '.join(sorted(known))}",
-            )  # fmt: skip
         self.version = str(ctranslate2.__version__)
         self._folder, self._empty = folder, resident_bytes()
         self._generator = ctranslate2.Generator(
@@ -81,6 +74,25 @@ class CTranslate2:
     def close(self) -> None:
         """Give the model back."""
         self._generator.unload_model()
+
+
+def check_compute(compute: str) -> None:
+    """Make sure that CTranslate2 has kernels for ``compute`` on this processor.
+
+    Raises:
+        DocumentError: the package is missing.
+        QuantityError: it has none.
+    """
+    if importlib.util.find_spec("ctranslate2") is None:
+        raise DocumentError("CTranslate2 is not installed", place="ctranslate2", mend="pip install ctranslate2")
+    import ctranslate2  # noqa: PLC0415 - optional
+
+    known = ctranslate2.get_supported_compute_types("cpu")
+    if compute not in known:
+        raise QuantityError(
+            f"CTranslate2 has no {compute} kernels for this processor", place="compute",
+            mend=f"it has {', '.join(sorted(known))}",
+        )  # fmt: skip
 
 
 def open(settings: dict[str, Any]) -> CTranslate2:  # noqa: A001 - the protocol's name

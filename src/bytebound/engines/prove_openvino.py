@@ -7,13 +7,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bytebound.engines.prove_llamacpp import resident_bytes
 from bytebound.errors import DocumentError
 
-FIRST = 100
-"""Token ids from here on serve as arbitrary text."""
+PROMPT = "The capital of France is"
 
 
 class OpenVino:
@@ -39,15 +36,12 @@ class OpenVino:
         self._asked = openvino_genai.GenerationConfig
         self.generate(2)  # the first pass compiles
 
-    def generate(self, tokens: int, prompt: int = 2) -> None:
-        """Pass ``prompt`` tokens of every sequence and decode ``tokens`` greedily."""
-        import openvino  # noqa: PLC0415 - optional
-
+    def generate(self, tokens: int) -> None:
+        """Pass a short prompt for every sequence and decode ``tokens`` greedily."""
         asked = self._asked()
         asked.max_new_tokens = asked.min_new_tokens = tokens
-        asked.ignore_eos, asked.do_sample = True, False
-        ids = np.arange(FIRST, FIRST + prompt, dtype=np.int64)[None].repeat(self._batch, axis=0)
-        self._pipeline.generate(openvino.Tensor(ids), asked)
+        asked.ignore_eos, asked.do_sample, asked.apply_chat_template = True, False, False
+        self._pipeline.generate([PROMPT] * self._batch, asked)  # several tensors it takes only of one sequence each
 
     def memory(self) -> dict[str, float]:
         """Return bytes: the file's, and what this process grew by."""

@@ -208,12 +208,16 @@ def has_compiler() -> None:
 
 
 def _compiled() -> Callable[[Any], Any]:
-    """Return what compiles every layer; all share one compilation."""
+    """Return what compiles the norms and feed-forwards of every layer, each once for all layers.
+
+    A whole layer is not shared: attention knows its layer's number, and PyTorch compiles it anew for each (eight times at most).
+    """
     has_compiler()
 
     def change(model: Any) -> Any:
         for layer in model.model.layers:
-            layer.compile(dynamic=False)
+            for part in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
+                part.compile(dynamic=False)
         return model
 
     return change

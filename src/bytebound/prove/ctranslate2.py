@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bytebound.engines.prove_ctranslate2 import check_compute
 from bytebound.prove.depth import Probe, by_depth, stored_bytes
 from bytebound.prove.folders import Folder, chosen, made, need, shallower
 from bytebound.prove.quality import text_quality
@@ -46,7 +47,12 @@ def stored(folder: Folder, weights: str) -> float:
 
 
 def weights_trial(lever: str, after: str, bench: Bench) -> Trial:
-    """Return the trial of a weight format: decode, prefill and memory."""
+    """Return the trial of a weight format: decode, prefill and memory.
+
+    Raises:
+        QuantityError: this processor has no kernels for it.
+    """
+    check_compute(COMPUTE[after])
     folder = chosen(bench)
     timed = (
         Timed("decode", "step", {"depth": DEPTH}, {"depth": DEPTH}, times=4),
