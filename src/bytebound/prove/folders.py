@@ -12,7 +12,7 @@ from bytebound.engines.model_making import REAL_NAME, REAL_SHAPE, real_gguf
 from bytebound.errors import DocumentError, RequestError, UnknownNameError
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
-from bytebound.prove.llamacpp import RANDOM, SHAPES
+from bytebound.prove.gguf_models import RANDOM, SHAPES
 from bytebound.prove.quality import ALREADY_LOST
 from bytebound.prove.remote import open_engine
 
