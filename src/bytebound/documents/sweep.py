@@ -96,6 +96,7 @@ class SweepOutcome:
         need_now, need_last, need_peak: devices needed, medians; None where nothing meets the objective in half of the draws.
         usd_needed: what the devices needed cost; ``usd_paid`` what those held or needed cost, whichever are more.
         refused: why the plan cannot be applied here; every figure is then None.
+        caution: why it must be proven before it is taken (``bytebound prove``); such a plan is never chosen as the cheapest.
     """
 
     workload: str
@@ -112,6 +113,7 @@ class SweepOutcome:
     usd_needed: float | None = None
     usd_paid: float | None = None
     refused: str = ""
+    caution: str = ""
 
 
 @dataclass(frozen=True, slots=True)
