@@ -200,6 +200,7 @@ def test_reports_hold_every_number_and_no_markup():
     text = proofs_markdown(ledger)
     assert "x\\|y" in text
     assert "\\<i\\>" in text
+    assert "Quality is of SmolLM2 on 768 tokens of a text." in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
     page = proofs_html(ledger)

@@ -138,11 +138,24 @@ def proofs_markdown(ledger: Proofs) -> str:
         f"Made by `bytebound prove --all` on {_safe(ledger.machine)}, {_safe(moment(ledger.when))}. Engines: {versions or 'none'}.",
         f"Each lever is applied to a model on a real engine, before and after, in turns. {_safe(CLOSING[0].upper() + CLOSING[1:])}.",
         table if cells else "Nothing was proven.",
+        _qualities(ledger),
         f"## In words\n\n{sentences}" if sentences else "",
         f"## Not proven here\n\n{left}" if left else "",
         "\n".join(_safe(note) for note in ledger.notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _qualities(ledger: Proofs) -> str:
+    """Return on which model and text the quality was judged, which may not be the proof's own model."""
+    found = [proof.quality for proof in ledger.proofs if proof.quality is not None]
+    lines = dict.fromkeys(
+        f"Quality is of {_safe(q.model)} on {q.tokens} tokens of {_safe(q.text)}"
+        + "".join(f"; {_safe(note)}" for note in q.notes[:1])
+        + "."
+        for q in found
+    )
+    return "\n".join(lines)
 
 
 def table_rows(proof: Proof) -> list[tuple[str, ...]]:
