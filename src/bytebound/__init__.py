@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from bytebound.documents.device import Device, Machine
     from bytebound.documents.estimate import Estimate
     from bytebound.documents.fleet import Fleet, read_fleet
+    from bytebound.documents.lever import LeverRanking
     from bytebound.documents.observation import Observation, Run
+    from bytebound.documents.plan import Plan
+    from bytebound.documents.proof import Proof, Proofs
+    from bytebound.documents.sweep import SweepSummary
     from bytebound.documents.trace import Trace
     from bytebound.documents.trace_estimate import TraceEstimate
     from bytebound.documents.training import TrainEstimate
@@ -37,9 +41,13 @@ if TYPE_CHECKING:
     from bytebound.observe.calibrate import calibrate
     from bytebound.observe.compare import observe_run
     from bytebound.observe.watch import watch
+    from bytebound.plan.rank import rank_levers
+    from bytebound.plan.search import find_plan
     from bytebound.predict import diagnose, estimate, fit
     from bytebound.predict.traced import estimate_trace
     from bytebound.predict.train_answers import train
+    from bytebound.prove.ledger import prove_all, prove_lever
+    from bytebound.sweep.run import sweep_fleet
     from bytebound.trace.target import trace_target
 
 _HOMES = {
@@ -51,10 +59,15 @@ _HOMES = {
     "Device": "bytebound.documents.device",
     "Estimate": "bytebound.documents.estimate",
     "Fleet": "bytebound.documents.fleet",
+    "LeverRanking": "bytebound.documents.lever",
     "Machine": "bytebound.documents.device",
     "Observation": "bytebound.documents.observation",
+    "Plan": "bytebound.documents.plan",
+    "Proof": "bytebound.documents.proof",
+    "Proofs": "bytebound.documents.proof",
     "Run": "bytebound.documents.observation",
     "Serve": "bytebound.documents.work",
+    "SweepSummary": "bytebound.documents.sweep",
     "Trace": "bytebound.documents.trace",
     "TraceEstimate": "bytebound.documents.trace_estimate",
     "Train": "bytebound.documents.work",
@@ -69,12 +82,17 @@ _HOMES = {
     "estimate_trace": "bytebound.predict.traced",
     "find_device": "bytebound.facts.devices",
     "find_machine": "bytebound.facts.machines",
+    "find_plan": "bytebound.plan.search",
     "fit": "bytebound.predict",
     "from_json": "bytebound.documents.values",
     "json_schema": "bytebound.documents.values",
     "observe_run": "bytebound.observe.compare",
+    "prove_all": "bytebound.prove.ledger",
+    "prove_lever": "bytebound.prove.ledger",
+    "rank_levers": "bytebound.plan.rank",
     "read_fleet": "bytebound.documents.fleet",
     "read_model": "bytebound.models",
+    "sweep_fleet": "bytebound.sweep.run",
     "to_json": "bytebound.documents.values",
     "trace_target": "bytebound.trace.target",
     "train": "bytebound.predict.train_answers",
@@ -90,10 +108,15 @@ __all__ = [
     "Device",
     "Estimate",
     "Fleet",
+    "LeverRanking",
     "Machine",
     "Observation",
+    "Plan",
+    "Proof",
+    "Proofs",
     "Run",
     "Serve",
+    "SweepSummary",
     "Trace",
     "TraceEstimate",
     "Train",
@@ -108,12 +131,17 @@ __all__ = [
     "estimate_trace",
     "find_device",
     "find_machine",
+    "find_plan",
     "fit",
     "from_json",
     "json_schema",
     "observe_run",
+    "prove_all",
+    "prove_lever",
+    "rank_levers",
     "read_fleet",
     "read_model",
+    "sweep_fleet",
     "to_json",
     "trace_target",
     "train",

@@ -169,6 +169,7 @@ NEVER_BLIND = [
     ("int8-kv", {"model": SMALL, "machine": "grace-cpu", "engine": "llama.cpp", "batch": 32, "prompt": 16000, "weights": "q4_0"}, "CPU"),
     ("int4-kv", {"model": SMALL, "machine": "grace-cpu", "engine": "llama.cpp", "batch": 32, "prompt": 16000, "weights": "q4_0"}, "30 %"),
     ("q2_k-weights", {"engine": "llama.cpp", "prompt": 200}, "rule 5"),
+    ("nf4-weights", {"machine": "l4", "batch": 1, "prompt": 200}, "bitsandbytes"),
     ("structured-pruning", {}, "distilled"),
     ("q8_0-weights", {"batch": 1, "prompt": 200}, "prototype"),
     ("weight-offload", {"machine": "rtx-3060-12gb", "engine": "llama.cpp", "batch": 1, "prompt": 1000}, "on the CPU"),

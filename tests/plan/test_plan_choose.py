@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from bytebound.errors import RequestError
 from bytebound.plan.choose import MARGINS, Menu, front, readable, share_out
 from bytebound.plan.objective import below, chance_of, quantile
-from bytebound.plan.search import plan
+from bytebound.plan.search import find_plan
 
 
 def not_beaten(values):
@@ -109,7 +109,7 @@ def test_models_share_a_pool_as_well_as_any_split_by_hand():
 
     @cache
     def alone(i, kind, left):
-        found = plan(models[i], demand=demand[i], meet=meet, devices=kind, max_devices=left, **asked).best
+        found = find_plan(models[i], demand=demand[i], meet=meet, devices=kind, max_devices=left, **asked).best
         return math.inf if found is None else found.usd_per_month.value
 
     best = math.inf
@@ -123,7 +123,7 @@ def test_models_share_a_pool_as_well_as_any_split_by_hand():
                     prices.append(alone(i, kind, left))
             total += min(prices, default=math.inf)
         best = min(best, total)
-    shared = plan(models, demand=demand, meet=meet, pool="3x h100-sxm, 20x l40s", **asked)
+    shared = find_plan(models, demand=demand, meet=meet, pool="3x h100-sxm, 20x l40s", **asked)
     assert shared.infeasible_because is None
     assert shared.usd_per_month == pytest.approx(best)
     by_kind = {kind: sum(each.best.devices for each in shared.models if each.best.device == kind) for kind in there}
@@ -132,14 +132,14 @@ def test_models_share_a_pool_as_well_as_any_split_by_hand():
 
 
 def test_a_pool_too_small_for_all_says_by_how_much():
-    small = plan(
+    small = find_plan(
         ["llama-3.1-8b", "qwen3-14b"], demand=[60, 60], prompt=1000, output=200, pool="4x h100-sxm", meet="tpot<60ms"
     )
     assert small.best is None
     assert small.infeasible_because.limit == "devices"
     assert "4" in small.infeasible_because.sentence
     need = int(small.infeasible_because.mend.split()[3])
-    larger = plan(
+    larger = find_plan(
         ["llama-3.1-8b", "qwen3-14b"],
         demand=[60, 60],
         prompt=1000,
@@ -204,10 +204,10 @@ def test_an_unknown_time_meets_nothing():
 
 def test_no_deployment_takes_more_of_a_kind_than_the_pool_has():
     there = {"h100-sxm": 2, "l4": 3}
-    found = plan("llama-3.1-8b", demand=9, prompt=1000, output=200, pool="2x h100-sxm, 3x l4", meet="tpot<80ms")
+    found = find_plan("llama-3.1-8b", demand=9, prompt=1000, output=200, pool="2x h100-sxm, 3x l4", meet="tpot<80ms")
     assert found.best is not None
     assert all(each.devices <= there[each.device] for each in found.front)
-    why = plan(
+    why = find_plan(
         "llama-3.1-8b", demand=500, prompt=1000, output=200, pool="2x h100-sxm, 3x l4", meet="tpot<80ms"
     ).infeasible_because
     assert why.limit == "devices"

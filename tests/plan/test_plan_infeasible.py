@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from bytebound.documents.plan import read_objective
-from bytebound.plan.search import plan
+from bytebound.plan.search import find_plan
 
 MODEL = "meta-llama/Llama-3.1-8B"
 ASKED = {
@@ -50,7 +50,7 @@ def mended(asked, mend):
 )  # fmt: skip
 def test_the_limit_is_named_and_its_mend_works(limit, changes):
     asked = ASKED | changes
-    found = plan(MODEL, **asked)
+    found = find_plan(MODEL, **asked)
     why = found.infeasible_because
     assert found.best is None
     assert found.front == ()
@@ -59,19 +59,19 @@ def test_the_limit_is_named_and_its_mend_works(limit, changes):
     assert MODEL in why.sentence or limit == "quality"
     assert why.nearest is not None
     assert why.nearest.devices >= 1
-    after = plan(MODEL, **mended(asked, why.mend))
+    after = find_plan(MODEL, **mended(asked, why.mend))
     assert after.infeasible_because is None, why.mend
 
 
 def test_the_mend_asks_for_no_more_than_is_needed():
     asked = ASKED | {"meet": "ttft<20ms,tpot<50ms"}
-    why = plan(MODEL, **asked).infeasible_because
+    why = find_plan(MODEL, **asked).infeasible_because
     bound = read_objective(mended(asked, why.mend)["meet"])["ttft"]
-    assert plan(MODEL, **(asked | {"meet": f"ttft<{bound * 0.85}s,tpot<50ms"})).best is None
+    assert find_plan(MODEL, **(asked | {"meet": f"ttft<{bound * 0.85}s,tpot<50ms"})).best is None
 
 
 def test_nothing_fits():
-    why = plan("llama-3.1-405b", demand=1, devices="l4", max_devices=4, quality="any").infeasible_because
+    why = find_plan("llama-3.1-405b", demand=1, devices="l4", max_devices=4, quality="any").infeasible_because
     assert why.limit == "capacity"
     assert why.nearest is None
     assert "GiB" in why.sentence
@@ -80,14 +80,14 @@ def test_nothing_fits():
 
 def test_several_limits_at_once_are_all_in_the_mend():
     asked = ASKED | {"devices": "l4", "meet": "tpot<1ms,ttft<10ms", "max_devices": 1}
-    why = plan(MODEL, **asked).infeasible_because
+    why = find_plan(MODEL, **asked).infeasible_because
     assert why.limit in {"tpot", "ttft", "devices"}
     assert "none would with one of them lifted" in why.sentence
-    assert plan(MODEL, **mended(asked, why.mend)).best is not None
+    assert find_plan(MODEL, **mended(asked, why.mend)).best is not None
 
 
 def test_an_infeasible_model_does_not_hide_the_others():
-    both = plan([MODEL, "llama-3.1-405b"], demand=1, devices="l4", max_devices=4, quality="any")
+    both = find_plan([MODEL, "llama-3.1-405b"], demand=1, devices="l4", max_devices=4, quality="any")
     assert both.models[0].best is not None
     assert both.models[1].best is None
     assert both.infeasible_because.limit == "capacity"

@@ -18,7 +18,7 @@ from bytebound.facts.levers import card_rows
 from bytebound.plan.deployments import levers_of
 from bytebound.plan.formats import KV, WEIGHTS, format_levers
 from bytebound.plan.objective import CORRELATION
-from bytebound.plan.search import plan
+from bytebound.plan.search import find_plan
 from bytebound.predict.estimate import settle
 
 MODEL = "meta-llama/Llama-3.1-8B"
@@ -76,7 +76,7 @@ def one_at_a_time(demand, bounds, sure=0.8, used=0.9):
 def test_the_best_and_the_front_are_those_of_one_estimate_at_a_time():
     demand, bounds = 6.0, (0.8, 0.05)
     rows = one_at_a_time(demand, bounds)
-    found = plan(MODEL, demand=demand, meet="ttft<0.8s,tpot<50ms", **SMALL)
+    found = find_plan(MODEL, demand=demand, meet="ttft<0.8s,tpot<50ms", **SMALL)
     assert found.searched.predictions == 2 * 3 * 2 * 3
     assert found.searched.meeting == len(rows)
     assert 3 < len(rows) < found.searched.predictions  # the objective decides, and not everything meets it
@@ -104,7 +104,7 @@ def test_the_best_and_the_front_are_those_of_one_estimate_at_a_time():
 @pytest.mark.parametrize(("minimize", "name"), [("latency", "tpot"), ("energy", "joules"), ("throughput", "busy")])
 def test_every_objective_finds_its_own_best(minimize, name):
     rows = one_at_a_time(6.0, (0.8, 0.05))
-    best = plan(MODEL, demand=6.0, meet="ttft<0.8s,tpot<50ms", minimize=minimize, **SMALL).best
+    best = find_plan(MODEL, demand=6.0, meet="ttft<0.8s,tpot<50ms", minimize=minimize, **SMALL).best
     chosen = next(
         row for row in rows if row["at"] == (best.machine, best.work["batch"], best.work["weights"], best.replicas)
     )
@@ -112,7 +112,7 @@ def test_every_objective_finds_its_own_best(minimize, name):
 
 
 def test_the_answer_is_what_estimate_says_of_the_same_deployment():
-    best = plan(MODEL, demand=6.0, meet="ttft<0.8s,tpot<50ms", **SMALL).best
+    best = find_plan(MODEL, demand=6.0, meet="ttft<0.8s,tpot<50ms", **SMALL).best
     same = estimate(MODEL, best.machine, Serve(**best.work))
     assert best.tpot_s.value == pytest.approx(same.tpot_s.value)
     assert best.tpot_s.low == pytest.approx(same.tpot_s.low)
@@ -127,10 +127,10 @@ def test_the_answer_is_what_estimate_says_of_the_same_deployment():
 @settings(max_examples=6, deadline=None)
 @given(demand=st.floats(0.1, 60), more=st.floats(1, 5), tpot=st.floats(0.01, 0.2), looser=st.floats(1, 3))
 def test_more_demand_is_never_cheaper_and_a_looser_objective_never_dearer(demand, more, tpot, looser):
-    here = usd(plan(MODEL, demand=demand, meet=f"tpot<{tpot}s", **SMALL))
-    assert here <= usd(plan(MODEL, demand=demand * more, meet=f"tpot<{tpot}s", **SMALL)) * (1 + 1e-9)
-    assert usd(plan(MODEL, demand=demand, meet=f"tpot<{tpot * looser}s", **SMALL)) <= here * (1 + 1e-9)
-    assert usd(plan(MODEL, demand=demand, meet=f"tpot<{tpot}s", sure=0.5, **SMALL)) <= here * (1 + 1e-9)
+    here = usd(find_plan(MODEL, demand=demand, meet=f"tpot<{tpot}s", **SMALL))
+    assert here <= usd(find_plan(MODEL, demand=demand * more, meet=f"tpot<{tpot}s", **SMALL)) * (1 + 1e-9)
+    assert usd(find_plan(MODEL, demand=demand, meet=f"tpot<{tpot * looser}s", **SMALL)) <= here * (1 + 1e-9)
+    assert usd(find_plan(MODEL, demand=demand, meet=f"tpot<{tpot}s", sure=0.5, **SMALL)) <= here * (1 + 1e-9)
 
 
 @settings(max_examples=6, deadline=None)
@@ -141,7 +141,7 @@ def test_more_demand_is_never_cheaper_and_a_looser_objective_never_dearer(demand
 def test_a_larger_space_never_gives_a_dearer_best(batches, extra, degrees, another):
     def best(batch, tp, devices):
         ranges = SMALL["ranges"] | {"batch": sorted(batch), "tp": sorted(tp), "weights": ("auto",)}
-        return usd(plan(MODEL, demand=8, prompt=900, output=200, meet="tpot<40ms", devices=devices, ranges=ranges))
+        return usd(find_plan(MODEL, demand=8, prompt=900, output=200, meet="tpot<40ms", devices=devices, ranges=ranges))
 
     small = best(batches, degrees, ["a100-80gb-sxm"])
     assert best(batches | extra, degrees | {1}, ["a100-80gb-sxm"]) <= small
@@ -149,26 +149,26 @@ def test_a_larger_space_never_gives_a_dearer_best(batches, extra, degrees, anoth
 
 
 def test_a_small_model_takes_one_small_card_and_a_large_one_a_node():
-    small = plan(MODEL, demand=0.2, prompt=500, output=200, meet="tpot<100ms", devices="l4,h100-sxm,b200-sxm").best
+    small = find_plan(MODEL, demand=0.2, prompt=500, output=200, meet="tpot<100ms", devices="l4,h100-sxm,b200-sxm").best
     assert (small.device, small.devices) == ("l4", 1)
-    large = plan("llama-3.1-405b", demand=0.2, prompt=500, output=200, meet="tpot<100ms", devices="h100-sxm").best
+    large = find_plan("llama-3.1-405b", demand=0.2, prompt=500, output=200, meet="tpot<100ms", devices="h100-sxm").best
     assert large.devices >= 8  # 405 GB of fp8 weights
     assert "fp8-weights" in large.levers
-    plain = plan("llama-3.1-405b", demand=0.2, prompt=500, output=200, devices="h100-sxm", quality="lossless").best
+    plain = find_plan("llama-3.1-405b", demand=0.2, prompt=500, output=200, devices="h100-sxm", quality="lossless").best
     assert plain.devices >= 16  # 810 GB of bf16: two nodes
     assert plain.machine == "2x(8x h100-sxm)"
     assert plain.quality == "lossless"
 
 
 def test_a_copy_of_two_nodes_is_what_estimate_says_of_two_nodes():
-    plain = plan("llama-3.1-405b", demand=0.2, prompt=500, output=200, devices="h100-sxm", quality="lossless").best
+    plain = find_plan("llama-3.1-405b", demand=0.2, prompt=500, output=200, devices="h100-sxm", quality="lossless").best
     same = estimate("llama-3.1-405b", "2x(8x h100-sxm)", Serve(**plain.work))
     assert plain.tpot_s.value == pytest.approx(same.tpot_s.value)
 
 
 def test_prefill_and_decode_copies_are_counted_by_their_own_times():
     ranges = SMALL["ranges"] | {"disaggregated": "yes", "batch": (32,), "tp": (1,), "weights": ("auto",)}
-    best = plan(MODEL, demand=40, prompt=3000, output=200, devices="h100-sxm", ranges=ranges, most_used=1.0).best
+    best = find_plan(MODEL, demand=40, prompt=3000, output=200, devices="h100-sxm", ranges=ranges, most_used=1.0).best
     work = Serve(batch=32, prompt=3000, output=200, disaggregated=True)
     named = settle(MODEL, "1x h100-sxm", "vllm").answer(work)
     prefill_s, decode_s = float(named["prefill_request_s"][0]), 200 * float(named["tpot_s"][0])
@@ -182,15 +182,15 @@ def test_prefill_and_decode_copies_are_counted_by_their_own_times():
 
 
 def test_whole_nodes_are_rounded_up_to():
-    one = plan(MODEL, demand=1, devices="h100-sxm", ranges=SMALL["ranges"]).best
-    node = plan(MODEL, demand=1, devices="h100-sxm", ranges=SMALL["ranges"], whole_nodes=True).best
+    one = find_plan(MODEL, demand=1, devices="h100-sxm", ranges=SMALL["ranges"]).best
+    node = find_plan(MODEL, demand=1, devices="h100-sxm", ranges=SMALL["ranges"], whole_nodes=True).best
     assert (one.devices, node.devices) == (1, 8)
     assert node.usd_per_month.value == pytest.approx(8 * one.usd_per_month.value)
 
 
 def test_a_shared_prefix_is_cached_and_earlier_turns_are_reloaded_where_that_is_stated():
     ranges = {"tp": "1", "pp": "1", "batch": "16", "chunk": "0", "kv": "auto", "weights": "auto", "disaggregated": "no"}
-    with_prefix = plan(
+    with_prefix = find_plan(
         MODEL,
         demand=4,
         prompt=4000,
@@ -203,26 +203,26 @@ def test_a_shared_prefix_is_cached_and_earlier_turns_are_reloaded_where_that_is_
     assert with_prefix.searched.ranges["prefix_hit"] == [0, 0.6]
     assert with_prefix.searched.ranges["offload_hit"] == [0, 0.3]
     assert {"prefix-cache"} <= {lever for each in with_prefix.front for lever in each.levers}
-    without = plan(MODEL, demand=4, prompt=4000, output=100, devices="h100-sxm", ranges=ranges)
+    without = find_plan(MODEL, demand=4, prompt=4000, output=100, devices="h100-sxm", ranges=ranges)
     assert without.searched.ranges["prefix_hit"] == [0]
 
 
 def test_speculation_is_tried_where_its_acceptance_is_stated_and_is_less_sure_where_it_is_assumed():
     ranges = {"tp": "1", "pp": "1", "batch": "4", "chunk": "0", "kv": "auto", "weights": "auto", "disaggregated": "no"}
     asked = {"demand": 0.1, "prompt": 900, "output": 200, "devices": "h100-sxm", "meet": "tpot<5ms", "sure": 0.01}
-    assert plan(MODEL, ranges=ranges, **asked).searched.ranges["draft_tokens"] == [0]
-    stated = plan(MODEL, ranges=ranges | {"draft_tokens": "3", "acceptance": "0.7"}, **asked).best
-    assumed = plan(MODEL, ranges=ranges | {"draft_tokens": "3"}, **asked).best
+    assert find_plan(MODEL, ranges=ranges, **asked).searched.ranges["draft_tokens"] == [0]
+    stated = find_plan(MODEL, ranges=ranges | {"draft_tokens": "3", "acceptance": "0.7"}, **asked).best
+    assumed = find_plan(MODEL, ranges=ranges | {"draft_tokens": "3"}, **asked).best
     assert stated.tpot_s.value == pytest.approx(assumed.tpot_s.value)
     assert assumed.tpot_s.high > stated.tpot_s.high
     assert any("prove it first" in note for note in assumed.notes)
-    ridge = plan(MODEL, ranges=ranges | {"draft_tokens": "3", "batch": "256"}, **asked)
+    ridge = find_plan(MODEL, ranges=ranges | {"draft_tokens": "3", "batch": "256"}, **asked)
     assert ridge.searched.fitting == 0  # rule 7: 1,024 verified tokens are far past the ridge
 
 
 def test_only_formats_that_the_hardware_and_the_checkpoint_take_are_tried():
     def weights(model, device, quality="any"):
-        return plan(model, demand=0.1, devices=device, quality=quality).searched.ranges["weights"]
+        return find_plan(model, demand=0.1, devices=device, quality=quality).searched.ranges["weights"]
 
     assert weights(MODEL, "a100-80gb-sxm") == ["auto", "int8", "int4"]
     assert weights(MODEL, "b200-sxm") == ["auto", "fp8", "int8", "int4", "nvfp4"]
@@ -231,11 +231,11 @@ def test_only_formats_that_the_hardware_and_the_checkpoint_take_are_tried():
 
 
 def test_degrees_divide_heads_layers_and_experts():
-    moe = plan("qwen3-30b-a3b", demand=1, devices="h100-sxm", ranges={"batch": "8"}).searched.ranges
+    moe = find_plan("qwen3-30b-a3b", demand=1, devices="h100-sxm", ranges={"batch": "8"}).searched.ranges
     assert set(moe["ep"]) <= {1, 2, 4, 8, 16, 32, 64, 128}  # 128 experts
     assert max(moe["tp"]) == 8
     assert set(moe["tp"]) <= {1, 2, 4, 8}  # 32 heads, 4 KV heads, a node of eight
-    odd = plan("llama-3.1-405b", demand=0.1, devices="b200-sxm", ranges={"batch": "1"}).searched.ranges
+    odd = find_plan("llama-3.1-405b", demand=0.1, devices="b200-sxm", ranges={"batch": "1"}).searched.ranges
     assert odd["pp"] == [1, 2]  # 126 layers
 
 
@@ -251,16 +251,16 @@ def test_degrees_divide_heads_layers_and_experts():
 )  # fmt: skip
 def test_a_range_that_is_none_says_so(ranges, word):
     with pytest.raises(RequestError, match=word):
-        plan(MODEL, demand=1, devices="a100-80gb-sxm", ranges=ranges)
+        find_plan(MODEL, demand=1, devices="a100-80gb-sxm", ranges=ranges)
 
 
 def test_a_space_of_a_million_million_is_refused_at_once():
     with pytest.raises(QuantityError, match=r"predictions, and 2e\+08 are the most"):
-        plan(MODEL, demand=1, devices="h100-sxm,l4", ranges={"batch": "1:1000000000:1", "chunk": "1:1000000:1000"})
+        find_plan(MODEL, demand=1, devices="h100-sxm,l4", ranges={"batch": "1:1000000000:1", "chunk": "1:1000000:1000"})
     with pytest.raises(QuantityError, match="combinations of parallel degrees"):
-        plan(MODEL, demand=1, devices="h100-sxm", ranges={"tp": "1:1000000:1", "pp": "1:1000000:1"})
+        find_plan(MODEL, demand=1, devices="h100-sxm", ranges={"tp": "1:1000000:1", "pp": "1:1000000:1"})
     with pytest.raises(QuantityError, match="most to be made"):
-        plan(MODEL, demand=1, devices="h100-sxm", most=100)
+        find_plan(MODEL, demand=1, devices="h100-sxm", most=100)
 
 
 @pytest.mark.parametrize(
@@ -277,27 +277,27 @@ def test_a_space_of_a_million_million_is_refused_at_once():
 def test_a_question_that_cannot_be_understood_says_so(changes, kind):
     asked = {"demand": 1, "devices": "h100-sxm", "ranges": {"batch": "1", "tp": "1"}} | changes
     if kind is None:
-        assert plan(MODEL, **asked).best is not None  # the same twice is once
+        assert find_plan(MODEL, **asked).best is not None  # the same twice is once
         return
     with pytest.raises(kind):
-        plan(MODEL, **asked)
+        find_plan(MODEL, **asked)
 
 
 def test_a_device_without_a_price_is_listed_and_never_called_the_cheapest():
-    both = plan(MODEL, demand=0.1, devices="h100-sxm,mi355x", ranges={"batch": "8", "tp": "1"})
+    both = find_plan(MODEL, demand=0.1, devices="h100-sxm,mi355x", ranges={"batch": "8", "tp": "1"})
     assert both.best.device == "h100-sxm"
     assert any("mi355x" in note for note in both.notes)
-    alone = plan(MODEL, demand=0.1, devices="mi355x", ranges={"batch": "8", "tp": "1"})
+    alone = find_plan(MODEL, demand=0.1, devices="mi355x", ranges={"batch": "8", "tp": "1"})
     assert alone.best.usd_per_month is None
     assert alone.usd_per_month is None
     assert any("never called the cheapest" in note for note in alone.best.notes)
 
 
 def test_models_that_decode_nothing_are_planned_too():
-    encoder = plan("bert-base-uncased", demand=20, prompt=512, output=1, meet="ttft<100ms", devices="l4").best
+    encoder = find_plan("bert-base-uncased", demand=20, prompt=512, output=1, meet="ttft<100ms", devices="l4").best
     assert encoder.replicas >= 1
     with pytest.raises(RequestError, match="no time per output token"):
-        plan("bert-base-uncased", demand=20, prompt=512, output=1, meet="tpot<100ms", devices="l4")
+        find_plan("bert-base-uncased", demand=20, prompt=512, output=1, meet="tpot<100ms", devices="l4")
 
 
 def test_every_lever_a_plan_names_has_a_card():
@@ -313,7 +313,7 @@ def test_every_lever_a_plan_names_has_a_card():
 def test_a_device_of_ones_own_file_is_planned_for_without_a_price(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('memory = "24GiB"\nmemory_bandwidth = "1008GB/s"\nbf16 = "165TFLOP/s"\n')
-    found = plan(MODEL, demand=0.5, devices=str(file))
+    found = find_plan(MODEL, demand=0.5, devices=str(file))
     assert found.best.usd_per_month is None
     assert found.best.machine == str(file)
     assert estimate(MODEL, found.best.machine, Serve(**found.best.work)).tpot_s.value == pytest.approx(
@@ -323,7 +323,7 @@ def test_a_device_of_ones_own_file_is_planned_for_without_a_price(tmp_path):
 
 def test_progress_is_told_in_order_and_to_the_end():
     told = []
-    plan(
+    find_plan(
         MODEL,
         demand=1,
         devices="l4,h100-sxm",

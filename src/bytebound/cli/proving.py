@@ -79,8 +79,11 @@ def prove(
     writable(out)
     check_rounds(rounds, budget)
     history = kept_in(db, quiet=quiet) if save else None
-    from bytebound.prove.ledger import ledger_of, prove_all  # noqa: PLC0415
-    from bytebound.prove.ledger import prove as prove_one  # noqa: PLC0415
+    from bytebound.prove.ledger import (  # noqa: PLC0415
+        ledger_of,
+        prove_all,
+        prove_lever,
+    )
 
     with progress(quiet=quiet) as tell:
         if all_:
@@ -96,7 +99,7 @@ def prove(
             )
             ledger = ledger_of(proof.machine, (proof,))
         else:
-            proof = prove_one(
+            proof = prove_lever(
                 lever,
                 engine=engine,
                 model=model,

@@ -16,11 +16,13 @@ from bytebound.plan.cards import CARDS, find_lever, flag_of
 from bytebound.plan.case import Case, Refusal
 from bytebound.plan.compose import apply_all, cautions_of, in_order
 from bytebound.plan.spot import Spot, bounds_of, look
-from bytebound.predict.estimate import understood
+from bytebound.predict.estimate import settle, understood
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bytebound.documents.architecture import Architecture
+    from bytebound.documents.device import Machine
     from bytebound.documents.lever import Outcome
     from bytebound.documents.proof import Proof
     from bytebound.documents.work import Train
@@ -199,6 +201,28 @@ def case_of(
             reused_context=reused_context,
         )
     return Case(kind or "train", setting, work, Objective(), 1)
+
+
+def rank_levers(
+    model: str | Architecture, machine: str | Machine, work: Serve, *, objective: Mapping[str, float | None] | None = None,
+    sort: Sort = "time", sets: Sequence[Sequence[str]] = (), proven: Mapping[str, Proof] | None = None,
+) -> LeverRanking:  # fmt: skip
+    """Return what every lever, and every set asked for, gives ``model`` on ``machine`` under ``work``; see ``rank``.
+
+    Args:
+        model: a bundled id, a path, or an Architecture.
+        machine: ``"4x h100-sxm"``, a machine file, or a Machine.
+        work: the request.
+        objective: bounds [s] by ``ttft``, ``tpot`` and ``request``; without one the batch stays as asked.
+        sort: ``time``, ``money``, ``memory`` or ``quality``.
+        sets: levers to apply together.
+        proven: proofs made here, by lever.
+
+    Raises:
+        UnknownNameError, DocumentError, QuantityError, RequestError: the request could not be understood.
+    """
+    case = case_of(settle(model, machine, work.engine), work, objective=objective)
+    return ranking(case, sort=sort, sets=sets, proven=proven)
 
 
 def ranking(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 CHOICES = ("cost", "throughput", "latency", "energy")
 
 
-def plan(
+def find_plan(
     models: str | Sequence[str],
     *,
     demand: float | str | Sequence[float | str] = 1.0,
@@ -89,7 +89,7 @@ def plan(
         UnknownNameError, QuantityError, DocumentError, RequestError: the question is not understood, or its space is too large.
 
     Example:
-        >>> found = plan("llama-3.1-8b", demand="2/s", meet="tpot<50ms", devices="l4,h100-sxm")
+        >>> found = find_plan("llama-3.1-8b", demand="2/s", meet="tpot<50ms", devices="l4,h100-sxm")
         >>> found.best.replicas >= 1 and found.best.tpot_s.value < 0.05
         True
     """
@@ -124,7 +124,7 @@ def _each(value: Any, count: int, place: str) -> list[Any]:
 
 
 def plan_of(request: PlanRequest, *, progress: Progress | None = None) -> Plan:
-    """Return the plan that ``request`` asks for; see ``plan``."""
+    """Return the plan that ``request`` asks for; see ``find_plan``."""
     started = time.perf_counter()
     _check(request)
     ranges = read_ranges(request.ranges)

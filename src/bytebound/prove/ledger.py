@@ -28,7 +28,7 @@ BUDGET_S = 20.0
 INTERRUPTED = "interrupted: what was finished is kept"
 
 
-def prove(
+def prove_lever(
     lever: str, *, engine: str = "", model: str = "", on: str = HERE, rounds: int = ROUNDS, budget_s: float = BUDGET_S,
     threads: int | None = None, on_progress: Callable[[str], None] | None = None,
 ) -> Proof:  # fmt: skip
@@ -49,7 +49,7 @@ def prove(
         UnfinishedError: too noisy to predict, or the engine died or ran out of memory.
 
     Example:
-        ``prove("q4_0-weights", model="random:1b").sentence``
+        ``prove_lever("q4_0-weights", model="random:1b").sentence``
     """
     entry = choose(lever, engine)
     with tempfile.TemporaryDirectory(prefix="bytebound-prove-") as folder:
