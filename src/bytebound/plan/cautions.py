@@ -50,6 +50,11 @@ def int8_weight_only(case: Case, now: Today) -> str:
     return weight_only(case, now)
 
 
+def look_up_table(case: Case, now: Today) -> str:
+    """As ``weight_only``; the kernels of bitsandbytes are not those of int4, whose rate the ledger takes."""
+    return weight_only(case, now) or "bitsandbytes ran a 1B model at 0.63 times bf16 on an A100 in vLLM 0.6.3 (vLLM issue 9535); int4 kernels do not have that cost"
+
+
 def below_four_bits(case: Case, now: Today) -> str:
     """Rule 5: the size falls and the speed need not."""
     del case, now
@@ -160,7 +165,7 @@ CAUTIONS: dict[str, Caution] = {
     "fp4-weights": scaled_weights,
     "int8-weight-only": int8_weight_only,
     "int4-weights": weight_only,
-    "nf4-weights": weight_only,
+    "nf4-weights": look_up_table,
     "q8_0-weights": weight_only,
     "q4_k-weights": weight_only,
     "q4_0-weights": weight_only,
