@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bytebound.engines.prove_ctranslate2 import check_compute
-from bytebound.prove.depth import Probe, by_depth, stored_bytes
+from bytebound.prove.depth import KEEP_PAGES, Probe, by_depth, stored_bytes
 from bytebound.prove.folders import Folder, chosen, made, need, shallower
 from bytebound.prove.quality import text_quality
 from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
@@ -21,7 +21,6 @@ COMPUTE = {"fp32": "float32", "int8": "int8", "int16": "int16", "bf16": "bfloat1
 """Our name of a weight format -> CTranslate2's compute type."""
 STORED = {"int8": "int8", "int16": "bf16", "bf16": "bf16", "fp32": "fp32"}
 """What it takes in memory: int8 has one fp32 scale per row (CTranslate2 docs, quantization), int16 as many bytes as bf16."""
-QUIET = {"CT2_VERBOSE": "-1"}
 DEPTH, PREFILL, PROMPT, PREFIX = 16, 128, 256, 192
 SEQUENCES = 8
 
@@ -37,7 +36,7 @@ def side(bench: Bench, folder: Folder, weights: str, **settings: float) -> Side:
         quantization="" if weights == "fp32" else kind,
     )
     return Side(
-        ADAPTER, {"folder": str(path), "compute": kind, "threads": bench.threads, **settings}, {"weights": weights, **settings}, QUIET
+        ADAPTER, {"folder": str(path), "compute": kind, "threads": bench.threads, **settings}, {"weights": weights, **settings}, KEEP_PAGES
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from bytebound.engines.model_making import REAL_NAME, real_gguf
 from bytebound.errors import RequestError
 from bytebound.ledger.table import compile_table
 from bytebound.models import read_model
-from bytebound.prove.depth import Probe, by_depth
+from bytebound.prove.depth import KEEP_PAGES, Probe, by_depth
 from bytebound.prove.folders import MIDDLE, SHALLOW, made, need
 from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
 
@@ -41,7 +41,7 @@ class Model:
         name = f"{source.stem}-{self.weights}" + (f"-{self.layers}-layers" if self.layers else "")
         folder = made(self.bench, "gguf", name, weights=self.weights, source=str(source), layers=self.layers)
         given = {"file": str(folder / "model.gguf"), "threads": self.bench.threads}
-        return Side(ADAPTER, given | settings, {"weights": FORMATS[self.weights], **settings})
+        return Side(ADAPTER, given | settings, {"weights": FORMATS[self.weights], **settings}, KEEP_PAGES)
 
 
 def _source(bench: Bench) -> Path:

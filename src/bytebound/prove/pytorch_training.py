@@ -13,7 +13,7 @@ from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import Train
 from bytebound.errors import RequestError
 from bytebound.ledger.states import moment_bytes
-from bytebound.prove.depth import Probe, by_depth
+from bytebound.prove.depth import KEEP_PAGES, Probe, by_depth
 from bytebound.prove.folders import need
 from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
 
