@@ -127,5 +127,7 @@ def form_codes(products: Products, weights: Text) -> NDArray[np.int64]:
 def cache_bits(kv: Text, dtype: str) -> Array:
     """Return bits per KV value, (1,) or (requests,); ``auto`` is the checkpoint's dtype, 16 bits at most."""
     names = np.atleast_1d(np.asarray(kv, dtype=str))
+    kinds, index = np.unique(names, return_inverse=True)
     default = min(float(bits_of(dtype)), 16.0)
-    return np.array([default if name == AUTO else find_format(str(name), place="kv").bits for name in names])
+    bits = np.array([default if kind == AUTO else find_format(str(kind), place="kv").bits for kind in kinds])
+    return np.asarray(bits[index.reshape(-1)])
