@@ -223,9 +223,33 @@ def test_tensorrt_llm_reads_from_a_file_what_has_no_flag():
     assert flags_of(shell_lines(texts)[0])["--extra_llm_api_options"] == "options.yaml"
 
 
+def test_tensorrt_llm_shares_one_set_of_experts_between_data_parallel_attention():
+    """671 GB of experts fit no single device: eight servers of one device each would not start."""
+    command = asked_for(DEEPSEEK, "8x b200-sxm", dp=8, ep=8, engines=("tensorrt-llm",))["tensorrt-llm"]
+    flags = flags_of(shell_lines(command.text)[0])
+
+    assert (flags["--tp_size"], flags["--ep_size"]) == ("8", "8")
+    assert "enable_attention_dp: true" in command.text
+    assert not any("start 8" in note for note in command.notes)
+
+
+def test_pods_of_an_engine_without_data_parallelism_ask_for_all_devices_once():
+    text = asked_for(tp=2, dp=2, engine="tensorrt-llm", engines=("kubernetes",))["kubernetes"].text
+
+    assert re.findall(r'replicas: (\d+)|nvidia.com/gpu: "(\d+)"', text) == [("2", ""), ("", "2"), ("", "2")]
+
+
+def test_no_engine_of_language_models_is_started_for_an_image_model():
+    found = asked_for("black-forest-labs/FLUX.1-dev--transformer", "h100-sxm")
+
+    assert set(found) == set(ENGINES)
+    assert all(command.text == "" and "image" in command.notes[0] for command in found.values())
+
+
 @pytest.mark.parametrize(
     ("case", "engine", "word"),
     [
+        ({"model": MOE, "tp": 2, "dp": 2, "ep": 4}, "tensorrt-llm", "attention"),
         ({"machine": "8x mi300x", "tp": 8}, "tensorrt-llm", "NVIDIA"),
         ({"model": MOE, "machine": "4x h100-sxm", "tp": 4, "ep": 4}, "llama.cpp", "expert"),
         ({"tp": 4, "disaggregated": True, "prefill_replicas": 1}, "llama.cpp", "prefill"),

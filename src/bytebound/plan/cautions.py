@@ -52,7 +52,10 @@ def int8_weight_only(case: Case, now: Today) -> str:
 
 def look_up_table(case: Case, now: Today) -> str:
     """As ``weight_only``; the kernels of bitsandbytes are not those of int4, whose rate the ledger takes."""
-    return weight_only(case, now) or "bitsandbytes ran a 1B model at 0.63 times bf16 on an A100 in vLLM 0.6.3 (vLLM issue 9535); int4 kernels do not have that cost"
+    return (
+        weight_only(case, now)
+        or "bitsandbytes ran a 1B model at 0.63 times bf16 on an A100 in vLLM 0.6.3 (vLLM issue 9535); int4 kernels do not have that cost"
+    )
 
 
 def below_four_bits(case: Case, now: Today) -> str:

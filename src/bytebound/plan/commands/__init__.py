@@ -45,13 +45,24 @@ def commands(deployment: Deployment, setting: Setting, *, engines: Sequence[str]
     return tuple(_command(asked, engine) for engine in ordered)
 
 
+def _started(asked: Asked, engine: str, served: str) -> tuple[str, tuple[str, ...]]:
+    """Return the text and its notes.
+
+    Raises:
+        Unable: the engine does not run this deployment.
+    """
+    if asked.kind == "denoiser":
+        raise Unable(f"{engine} is started for language models here; an image model runs in diffusers or vLLM-Omni")
+    return kubernetes.manifest(asked, served) if engine == kubernetes.ENGINE else SHELLS[engine].shell(asked)
+
+
 def _command(asked: Asked, engine: str) -> Command:
     kind = "kubernetes" if engine == kubernetes.ENGINE else "shell"
     served = asked.predicted if engine == kubernetes.ENGINE else engine
     source = find_flag(served, FIRST_FLAG[served]).source if served in FIRST_FLAG else ""
     version = f"{served} {version_of(served)}" if kind == "kubernetes" and served in FIRST_FLAG else version_of(engine)
     try:
-        text, notes = kubernetes.manifest(asked, served) if kind == "kubernetes" else SHELLS[engine].shell(asked)
+        text, notes = _started(asked, engine, served)
     except Unable as reason:
         return Command(engine=engine, version=version, text="", kind=kind, notes=(str(reason),), source=source)
     other = (

@@ -31,6 +31,7 @@ class Asked:
 
     Args:
         checkpoint: repository or folder the engine loads.
+        kind: decoder, encoder or denoiser.
         weights, kv: format names, or ``auto``: as the checkpoint has them.
         stored: the format most of the checkpoint's matrices are in.
         chunk: prompt tokens of a step.
@@ -43,6 +44,7 @@ class Asked:
     """
 
     checkpoint: str
+    kind: str
     local: bool
     hardware: Hardware
     device: str
@@ -92,6 +94,11 @@ class Asked:
         return self.prompt + self.output
 
     @property
+    def shares_experts(self) -> bool:
+        """Whether data-parallel attention shares one set of experts, so that a copy is one server."""
+        return self.dp > 1 and self.experts
+
+    @property
     def quantized(self) -> bool:
         """Whether the plan asks for weights the checkpoint does not hold."""
         return self.weights != "auto" and _family(self.weights) != _family(self.stored)
@@ -115,6 +122,7 @@ def understood(deployment: Deployment, setting: Setting) -> Asked:
     checkpoint = architecture.name if bundled else architecture.source
     return Asked(
         checkpoint=_loadable(checkpoint, architecture),
+        kind=setting.table.kind,
         local=not bundled,
         hardware=hardware_of(device),
         device=device.id,

@@ -59,7 +59,7 @@ def manifest(asked: Asked, engine: str) -> tuple[str, tuple[str, ...]]:
     parts, notes = [], [f"the image {image} was not pulled here; check its tag", *_notes(asked, engine)]
     for role, count in roles:
         name = label(asked.checkpoint, role)
-        copies = count * (asked.dp if engine in {"tensorrt-llm", "llama.cpp"} else 1)
+        copies = count * (_servers(asked, engine))
         words = _words(asked, engine, role, 0)
         build = _group if asked.nodes > 1 else _deployment
         if "/options/options.yaml" in words:
@@ -70,6 +70,12 @@ def manifest(asked: Asked, engine: str) -> tuple[str, tuple[str, ...]]:
         parts += [build(asked, engine, role, copies, image), _service(name, _port(engine), grouped=asked.nodes > 1)]
     heads = comment(f"{asked.checkpoint} on {asked.devices} × {asked.device} a copy")
     return "\n---\n".join([f"{heads}\n{document(parts[0])}", *(document(part) for part in parts[1:])]), tuple(notes)
+
+
+def _servers(asked: Asked, engine: str) -> int:
+    """Return the servers of one copy: engines without data parallelism start one for each data-parallel part."""
+    alone = engine == "llama.cpp" or (engine == "tensorrt-llm" and not asked.shares_experts)
+    return asked.dp if alone else 1
 
 
 def _notes(asked: Asked, engine: str) -> list[str]:
@@ -124,7 +130,7 @@ def _pod(asked: Asked, engine: str, role: str, image: str, *, rank: int | str = 
     users = {asked.checkpoint, llamacpp.gguf_file(asked)}  # a name that looks like a variable of the pod is none
     words = [w.replace("$(", "$$(") if w in users else w for w in _words(asked, engine, role, rank)]
     serves = rank == 0
-    here = min(asked.devices, asked.per_node)
+    here = min(asked.devices // _servers(asked, engine), asked.per_node)
     resource = RESOURCES.get(asked.hardware)
     memory = (
         f"{math.ceil((asked.host_bytes + (2 * asked.cache_bytes if asked.offload_hit else 0)) * here / GIB) + 16}Gi"

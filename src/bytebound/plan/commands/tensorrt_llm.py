@@ -40,6 +40,8 @@ def unable(asked: Asked) -> str:
         return (
             f"a copy over {asked.nodes} nodes of TensorRT-LLM is started by MPI or Slurm, which no command here covers"
         )
+    if asked.shares_experts and asked.tp > 1:
+        return "TensorRT-LLM deals attention out by tensor or by data parallelism, not by both at once"
     if asked.static:
         return "TensorRT-LLM always batches continuously; the plan assumed static batches"
     return ""
@@ -47,16 +49,17 @@ def unable(asked: Asked) -> str:
 
 def serve_words(asked: Asked, *, port: int = PORT, file: str = "") -> Words:
     """Return ``trtllm-serve`` of one copy; ``file`` names its YAML options."""
-    width = asked.tp * asked.pp
+    dealt = asked.dp if asked.shares_experts else asked.tp
+    width = dealt * asked.pp
     return joined(
         (
             ("trtllm-serve", asked.checkpoint),
             flag(ENGINE, "--host", "0.0.0.0"),  # noqa: S104 - a server for others
             flag(ENGINE, "--port", port),
             flag(ENGINE, "--backend", "pytorch"),
-            *([flag(ENGINE, "--tp_size", asked.tp)] if asked.tp > 1 else []),
+            *([flag(ENGINE, "--tp_size", dealt)] if dealt > 1 else []),
             *([flag(ENGINE, "--pp_size", asked.pp)] if asked.pp > 1 else []),
-            *([flag(ENGINE, "--ep_size", min(asked.ep, asked.tp))] if asked.ep > 1 and asked.experts else []),
+            *([flag(ENGINE, "--ep_size", min(asked.ep, dealt))] if asked.ep > 1 and asked.experts else []),
             *([flag(ENGINE, "--gpus_per_node", width)] if width > 1 else []),
             flag(ENGINE, "--max_batch_size", asked.batch),
             flag(ENGINE, "--max_num_tokens", max(asked.chunk, asked.batch * (1 + asked.draft_tokens))),
@@ -69,7 +72,7 @@ def serve_words(asked: Asked, *, port: int = PORT, file: str = "") -> Words:
 
 def options(asked: Asked, role: str = "") -> dict[str, Any]:
     """Return what the YAML file holds; empty where flags say everything."""
-    flat: dict[str, object] = {}
+    flat: dict[str, object] = {"enable_attention_dp": True} if asked.shares_experts else {}
     if asked.kv in CACHES:
         flat["kv_cache_config.dtype"] = CACHES[asked.kv]
     if asked.prefix_hit or asked.offload_hit:
@@ -107,19 +110,21 @@ def shell(asked: Asked) -> tuple[str, tuple[str, ...]]:
     if reason := unable(asked):
         raise Unable(reason)
     notes = [*loading_note(asked, {}, STORED), length_note(asked), *_notes(asked)]
-    copies = asked.replicas * asked.dp
+    servers_each = 1 if asked.shares_experts else asked.dp
+    copies = asked.replicas * servers_each
+    prefills = asked.prefill_replicas * servers_each
     if not asked.disaggregated:
         return _server(asked, "options.yaml", ""), (*copies_note(copies, "copies"), *notes)
     sides = [
-        f"{comment(f'{role}: {count * asked.dp} of these, each on its own devices')}\n{_server(asked, f'{role}.yaml', role)}"
-        for role, count in (("prefill", asked.prefill_replicas), ("decode", asked.replicas))
+        f"{comment(f'{role}: {count} of these, each on its own devices')}\n{_server(asked, f'{role}.yaml', role)}"
+        for role, count in (("prefill", prefills), ("decode", copies))
     ]
     servers = {
         "hostname": "0.0.0.0",  # noqa: S104 - a server for others
         "port": PORT,
         "backend": "pytorch",
-        "context_servers.num_instances": asked.prefill_replicas * asked.dp,
-        "context_servers.urls": [f"{PREFILL}:{PORT}"] * (asked.prefill_replicas * asked.dp),
+        "context_servers.num_instances": prefills,
+        "context_servers.urls": [f"{PREFILL}:{PORT}"] * prefills,
         "generation_servers.num_instances": copies,
         "generation_servers.urls": [f"{DECODE}:{PORT}"] * copies,
     }
@@ -140,10 +145,8 @@ def _file(name: str, held: dict[str, Any]) -> str:
 
 def _notes(asked: Asked) -> list[str]:
     notes = []
-    if asked.dp > 1:
+    if asked.dp > 1 and not asked.experts:
         notes.append("trtllm-serve has no data-parallel size: every data-parallel copy is a server of its own")
-    if asked.ep > asked.tp and asked.experts:
-        notes.append(f"experts are dealt to the {asked.tp} tensor-parallel devices of a server, not to {asked.ep}")
     if asked.ep > 1 and not asked.experts:
         notes.append("the model has no experts: expert parallelism does nothing")
     if asked.draft_tokens and not asked.drafts:
