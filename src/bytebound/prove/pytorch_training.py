@@ -59,8 +59,9 @@ def side(bench: Bench, layers: int, work: Train) -> Side:
         "seq": SEQ,
     }
     return Side(
-        ADAPTER, {"config": config(layers), "batch": BATCH, "seq": SEQ, "threads": bench.threads, **given}, shown
-    )
+        ADAPTER, {"config": config(layers), "batch": BATCH, "seq": SEQ, "threads": bench.threads, **given}, shown,
+        KEEP_PAGES,
+    )  # fmt: skip
 
 
 def peak(work: Train) -> float:
