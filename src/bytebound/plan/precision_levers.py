@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bytebound.facts.formats import find_format
 from bytebound.plan.case import Case, Refusal, Today
+from bytebound.plan.formats import AUTO, stored_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,14 +21,10 @@ SAME_BITS = 1.05
 
 def current_bits(case: Case) -> float:
     """Return the mean bits of the weights of layers, as the checkpoint or the request stores them."""
-    products = case.setting.table.products
-    weights = getattr(case.work, "weights", "auto")
-    inner = np.array([role not in {"head", "embedding", "router"} for role in products.roles])
-    if isinstance(weights, str) and weights != "auto":
-        return find_format(weights).bits
-    sizes = products.elements * products.copies * products.repeat * inner
-    bits = np.array([find_format(name).bits for name in products.stored])
-    return float((sizes * bits).sum() / max(sizes.sum(), 1.0))
+    weights = getattr(case.work, "weights", AUTO)
+    return (
+        find_format(weights).bits if isinstance(weights, str) and weights != AUTO else stored_bits(case.setting.table)
+    )
 
 
 def has_rate(case: Case, dtype: str) -> bool:
