@@ -37,9 +37,10 @@ BOOTSTRAPS, LEVEL = 1000, 0.8
 KEEP_PAGES = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(64 * 2**20),
 }  # fmt: skip
-"""Environment of engines on both sides: glibc then keeps freed memory. By default it may give the pages back after every product
+"""Environment of engines whose own buffers come and go (CTranslate2, OpenVINO), on both sides: glibc then keeps freed memory. By default it may give the pages back after every product
 and fetch them again, or not, by how the heap happens to lie: CTranslate2 took 28 ms or 20 ms of processor time for one step of one
-model (int8, 15 layers 576 wide, 8 sequences) by that alone. Source: mallopt(3)."""
+model (int8, 15 layers 576 wide, 8 sequences) by that alone. PyTorch runs as
+users run it: there the pages of widened weights are most of what int8 costs without a fused kernel. Source: mallopt(3)."""
 MEMORY_SPREAD = 0.05
 """How far resident bytes may lie from the formats' own: heap the allocator keeps. Assumed."""
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bytebound.errors import RequestError
-from bytebound.prove.depth import KEEP_PAGES, Probe, by_depth, stored_bytes
+from bytebound.prove.depth import Probe, by_depth, stored_bytes
 from bytebound.prove.folders import Folder, chosen, need, shallower
 from bytebound.prove.quality import text_quality
 from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
@@ -47,7 +47,7 @@ class Kind:
             "change": self.change,
             "threads": bench.threads,
         }
-        return Side(ADAPTER, given | settings, {"weights": self.shown, **settings}, KEEP_PAGES)
+        return Side(ADAPTER, given | settings, {"weights": self.shown, **settings})
 
     def stored(self, folder: Folder) -> float:
         """Return the bytes of the weights."""

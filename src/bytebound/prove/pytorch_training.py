@@ -13,7 +13,7 @@ from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import Train
 from bytebound.errors import RequestError
 from bytebound.ledger.states import moment_bytes
-from bytebound.prove.depth import KEEP_PAGES, Probe, by_depth
+from bytebound.prove.depth import Probe, by_depth
 from bytebound.prove.folders import need
 from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
 
@@ -60,7 +60,6 @@ def side(bench: Bench, layers: int, work: Train) -> Side:
     }
     return Side(
         ADAPTER, {"config": config(layers), "batch": BATCH, "seq": SEQ, "threads": bench.threads, **given}, shown,
-        KEEP_PAGES,
     )  # fmt: skip
 
 
