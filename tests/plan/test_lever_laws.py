@@ -162,6 +162,7 @@ NEVER_BLIND = [
     ("int4-weights", {"batch": 96, "prompt": 200, "output": 2000}, "rule 1"),
     ("int8-weight-only", {"batch": 128, "prompt": 200, "output": 2000}, "rule 1"),
     ("int8-weights", {"engine": "transformers", "batch": 1}, "rule 4"),
+    ("int8-weights", {"machine": "b200-sxm", "prompt": 200}, "Blackwell"),
     ("dynamic-activations", {"engine": "transformers", "batch": 1}, "rule 4"),
     ("kv-quant-torch", {"engine": "transformers", "batch": 16, "prompt": 30000}, "unpacked"),
     ("speculative-decoding", {"batch": 32, "prompt": 200}, "rule 7"),

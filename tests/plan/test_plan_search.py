@@ -225,7 +225,7 @@ def test_only_formats_that_the_hardware_and_the_checkpoint_take_are_tried():
         return find_plan(model, demand=0.1, devices=device, quality=quality).searched.ranges["weights"]
 
     assert weights(MODEL, "a100-80gb-sxm") == ["auto", "int8", "int4"]
-    assert weights(MODEL, "b200-sxm") == ["auto", "fp8", "int8", "int4", "nvfp4"]
+    assert weights(MODEL, "b200-sxm") == ["auto", "fp8", "int4", "nvfp4"]
     assert weights(MODEL, "b200-sxm", "lossless") == ["auto"]
     assert weights("deepseek-v3", "b200-sxm") == ["auto"]  # stored in fp8
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bytebound.plan.case import Case, Today, no_caution
+from bytebound.plan.formats import lacks_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,14 @@ def scaled_weights(case: Case, now: Today) -> str:
     if case.setting.engine.name in DYNAMIC and now.batch <= SMALL_BATCH:
         return "torchao quantizes activations apart from the product: 0.09 (eager) to 0.92 times measured at batch 1 (rule 4)"
     return ""
+
+
+def int8_weights(case: Case, now: Today) -> str:
+    """As ``scaled_weights``, and vLLM's kernel of the format stops short of Blackwell."""
+    setting = case.setting
+    if lacks_kernel("int8", setting.engine.name, setting.machine.device):
+        return "vLLM's INT8 kernel refuses Blackwell at start (vLLM issue 54311): take fp8, or try it"
+    return scaled_weights(case, now)
 
 
 def dynamic_activations(case: Case, now: Today) -> str:
@@ -174,7 +183,7 @@ CAUTIONS: dict[str, Caution] = {
     "weight-offload": computed_on_host,
     "expert-offload": computed_on_host,
     "fp8-weights": scaled_weights,
-    "int8-weights": scaled_weights,
+    "int8-weights": int8_weights,
     "fp4-weights": scaled_weights,
     "int8-weight-only": int8_weight_only,
     "int4-weights": weight_only,

@@ -69,6 +69,19 @@ def runs(name: str, device: Device) -> bool:
     return found.kind != "scaled" or found.math in device.flop_per_s
 
 
+def lacks_kernel(name: str, engine: str, device: Device) -> bool:
+    """Return whether an engine has no kernel for a format that the device multiplies: vLLM and INT8 on Blackwell.
+
+    Blackwell is told by its fp4 units. Source: vLLM PR 25935 and issue 54311 (open in August 2026).
+    """
+    return (
+        engine == "vllm"
+        and find_format(name).math == "int8"
+        and device.vendor == "NVIDIA"
+        and "fp4" in device.flop_per_s
+    )
+
+
 def stored_bits(table: OpTable) -> float:
     """Return the bits per weight of the checkpoint's layers, weighted by their sizes."""
     p = table.products
@@ -85,6 +98,7 @@ def formats_of(setting: Setting, *, quality: str) -> tuple[tuple[str, ...], tupl
     device, engine = setting.machine.device, setting.engine.name
     floor = QUALITIES.index(quality)
     names = WEIGHTS.get(engine, WEIGHTS[""]) if stored_bits(setting.table) >= PLAIN_BITS else ()
-    weights = [n for n in names if runs(n, device) and QUALITIES.index(quality_of(n, AUTO)) >= floor]
+    names = tuple(n for n in names if runs(n, device) and not lacks_kernel(n, engine, device))
+    weights = [n for n in names if QUALITIES.index(quality_of(n, AUTO)) >= floor]
     kv = [n for n in KV.get(engine, KV[""]) if runs(n, device) and QUALITIES.index(quality_of(AUTO, n)) >= floor]
     return (AUTO, *weights), (AUTO, *kv) if setting.table.kind == "decoder" else (AUTO,)
