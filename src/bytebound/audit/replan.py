@@ -52,14 +52,15 @@ def replanned(case: Case, demand_per_s: float, quality: str) -> tuple[Case, Depl
         ).best  # fmt: skip
     except ByteboundError:
         return None  # a device of the user's own file, or a shape the planner does not deal out
-    if found is None or not found.levers:
+    if found is None:
         return None
     settled: dict[str, Any] = {name: found.work[name] for name in TAKEN}
     settled |= {name: str(found.work[name]).partition(" ")[0] for name in ("weights", "kv")}
     changed = replace(work, **settled)
-    if changed == work:
+    limit = max(case.batch_limit, int(found.work["batch"]))
+    if changed == work and limit == case.batch_limit:
         return None
-    return replace(case, work=changed, batch_limit=max(case.batch_limit, int(found.work["batch"]))), found
+    return replace(case, work=changed, batch_limit=limit), found
 
 
 def difference(before: Case, after: Case) -> str:

@@ -59,6 +59,8 @@ def levers(
     from bytebound.documents.work import COUNT_LIMIT, check_range  # noqa: PLC0415
     from bytebound.plan.rank import case_of, ranking  # noqa: PLC0415
 
+    if group:
+        raise RequestError("a ranking is of every group", place="--group", mend="leave --group out, or leave --on out")
     setting, work = _asked(name, on, asked)
     _in_range(shared_prefix=shared_prefix, reused_context=reused_context)
     check_range("most_batch", most_batch, 0, COUNT_LIMIT)

@@ -153,7 +153,8 @@ class Deployment:
     ``replicas`` copies of ``tp × pp × dp`` devices each; disaggregated: ``replicas`` decode and ``prefill_replicas`` prefill copies.
     ``machine`` is what one copy runs on, as ``estimate --on`` takes it; ``devices`` counts all copies' (whole nodes where those are rented).
     ``ttft_s`` includes the wait at a busy replica; ``usd_per_mtok`` is the bill over the output tokens of the stated demand.
-    Times and rates carry the interval they were predicted with; ``probability`` is the chance that every part of the objective is met.
+    Times and rates carry the interval they were predicted with; ``probability`` is the least chance
+    that every part of the objective is met and the copies carry the demand.
     ``quality`` as on the lever cards; ``levers`` names what differs from the plain deployment of the checkpoint.
     """
 

@@ -26,7 +26,7 @@ else:
         return np.asarray(value) if isinstance(value, list) else value
 
     def _may_be_array(kind: str) -> dict[str, object]:
-        return {"anyOf": [{"type": kind}, {"type": "array"}]}
+        return {"anyOf": [{"type": kind}, {"type": "array"}, {"type": "null"}]}  # null: not a number, so unknown
 
     Number = Annotated[Any, BeforeValidator(_array), WithJsonSchema(_may_be_array("number"))]
     Text = Annotated[Any, BeforeValidator(_array), WithJsonSchema(_may_be_array("string"))]

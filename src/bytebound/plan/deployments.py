@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bytebound.documents.fleet import Objective
 from bytebound.documents.plan import Deployment
 from bytebound.documents.values import Interval
+from bytebound.documents.work import Serve
 from bytebound.facts.formats import find_format
+from bytebound.plan.cards import find_lever
+from bytebound.plan.case import Case
 from bytebound.plan.formats import AUTO, format_levers, quality_note, quality_of
 from bytebound.plan.scoring import HOURS, chances, taken, work_of
+from bytebound.plan.today import serving_today
 from bytebound.predict.parts import Z80
 from bytebound.predict.roofline import TIME_RESOURCES
 from bytebound.units import SECONDS_PER_MONTH
@@ -52,7 +57,7 @@ def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], te
     device = space.setting.machine.device
     asked = asdict(work_of(space, terms, one))
     work = {name: _plain(value) for name, value in asked.items()}
-    tokens = terms.wanted.demand_per_s * terms.wanted.output * SECONDS_PER_MONTH / 1e6
+    tokens = terms.wanted.demand_per_s * terms.tokens * SECONDS_PER_MONTH / 1e6
     usd = _bill(space, row["devices"])
     energy = space.setting.evidence.energy_spread
     decoder = space.setting.table.kind == "decoder"
@@ -64,11 +69,12 @@ def _deployment(one: Rows, spaces: Sequence[Space], supply: Sequence[Supply], te
         tokens_per_s=_around(row["tokens_per_s"], row["rate_sd"]), requests_per_s=row["requests_per_s"],
         utilization=terms.wanted.demand_per_s / row["requests_per_s"], memory_bytes=row["total_bytes"],
         usable_bytes=row["usable_bytes"], usd_per_month=usd,
-        usd_per_mtok=None if usd is None else Interval(usd.value / tokens, usd.low / tokens, usd.high / tokens),
+        usd_per_mtok=None if usd is None or space.setting.table.kind == "denoiser" else Interval(usd.value / tokens, usd.low / tokens, usd.high / tokens),
         joules_per_token=Interval(row["joules"], row["joules"] / energy, row["joules"] * energy) if np.isfinite(row["joules"]) else None,
         probability=row["chance"], binds=TIME_RESOURCES[int(row["verdict"])] if row["verdict"] >= 0 else "capacity",
         quality=quality_of(weights, kv), quality_note=quality_note(weights, kv),
-        levers=levers_of(row, weights, kv), engine=space.setting.engine.name, notes=_notes(space, row, terms, weights),
+        levers=levers_of(row, weights, kv), engine=space.setting.engine.name,
+        notes=(*_notes(space, row, terms, weights), *_cautions(space, work, levers_of(row, weights, kv))),
     )  # fmt: skip
 
 
@@ -91,6 +97,17 @@ def _bill(space: Space, devices: float) -> Interval | None:
     return Interval(
         *(devices * HOURS * each for each in (price.value, price.low or price.value, price.high or price.value))
     )
+
+
+def _cautions(space: Space, work: dict[str, Any], levers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what wants a proof first in this deployment: levers that were measured elsewhere to hurt in such a case."""
+    if space.setting.table.kind != "decoder":
+        return ()
+    asked = Serve(**work)
+    case = Case("serve", space.setting, asked, Objective(), int(work["batch"]))
+    now = serving_today(space.setting, asked, batch=float(work["batch"]), limited=False)
+    said = ((name, find_lever(name).lever.caution(case, now)) for name in levers)
+    return tuple(f"prove {name} first: {why}" for name, why in said if why)
 
 
 def _notes(space: Space, row: dict[str, float], terms: Terms, weights: str) -> tuple[str, ...]:

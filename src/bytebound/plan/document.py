@@ -136,7 +136,7 @@ def _ranges(found: Sequence[Found], supply: Sequence[Supply]) -> dict[str, list[
 
 def _notes(request: PlanRequest, supply: Sequence[Supply], searched: Searched) -> tuple[str, ...]:
     notes = [
-        f"copies carry the demand at {request.most_used:.0%} of what they can take; TTFT includes the wait at a copy that is busy all the time",
+        f"copies carry the demand at {request.most_used:.0%} or less of what they can take, so many that it is carried as surely as the bounds are met; TTFT includes the mean wait at a copy that is busy all the time",
         f"chance of meeting the objective: lognormal errors of the predicted intervals, those of TTFT and TPOT correlated by {CORRELATION} (as measured); at least {request.sure:.0%} is asked for",
         "whole nodes are rented"
         if request.whole_nodes

@@ -11,7 +11,7 @@ import numpy as np
 from bytebound.documents.plan import BOUNDS, QUALITIES, Infeasible
 from bytebound.plan.deployments import deployments
 from bytebound.plan.objective import quantile
-from bytebound.plan.scoring import allowed, chances, slabs, taken
+from bytebound.plan.scoring import ROUNDED, allowed, chances, slabs, taken
 from bytebound.units import show_capacity, show_time, show_usd
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _excesses(slab: Rows, terms: Terms) -> dict[str, Array]:
     request = terms.request
     within = allowed(slab, terms)
     chance = chances(slab, terms)
-    sure = chance >= request.sure
+    sure = chance >= request.sure - ROUNDED
     found = {CAPACITY: np.where(slab["worse"] <= len(QUALITIES) - 1 - terms.quality, slab["held"], np.inf)}
     kept = allowed(slab, terms, "devices") & sure
     found["devices"] = np.where(kept, slab["devices"] / slab["most"] - 1, np.inf)
@@ -133,7 +133,7 @@ def _over(rows: Rows, terms: Terms) -> dict[str, Array]:
 
 def _met(row: Rows, terms: Terms, bounds: dict[str, float | None]) -> bool:
     changed = replace(terms, wanted=replace(terms.wanted, objective=bounds))
-    return float(chances(row, changed)[0]) >= terms.request.sure
+    return float(chances(row, changed)[0]) >= terms.request.sure - ROUNDED
 
 
 def _needed(row: Rows, terms: Terms, name: str, others: dict[str, float | None] | None = None) -> float:
@@ -232,6 +232,11 @@ def _too_large(terms: Terms, near: Near | None, spaces: Sequence[Space], supply:
     space, place = spaces[int(row["space"][0])], supply[int(row["space"][0])]
     group = int(row["tp"][0] * row["pp"][0] * row["dp"][0])
     weights = space.weights[int(row["weights"][0])]
+    if bool(row["fits"][0]) and not np.isfinite(row["usd"][0]):
+        return Infeasible(
+            "budget", f"no rental price is known for {space.setting.machine.device.id}, so nothing on it can be held against a budget",
+            deployments(row, spaces, supply, terms)[0], "leave --budget out, or state a price in a machine file",
+        )  # fmt: skip
     return Infeasible(
         CAPACITY,
         f"{terms.wanted.model} does not fit: on {place.copy_name(group)} with weights {weights} the fullest device needs {show_capacity(float(row['total_bytes'][0]))} of {show_capacity(float(row['usable_bytes'][0]))}",

@@ -10,7 +10,7 @@ import numpy as np
 from bytebound.documents.plan import QUALITIES
 from bytebound.documents.work import Serve
 from bytebound.plan.formats import AUTO, quality_of
-from bytebound.plan.objective import chance_of
+from bytebound.plan.objective import below, chance_of, quantile
 from bytebound.predict.corrected import spreads
 from bytebound.predict.energy import energy_j
 from bytebound.predict.parts import Z80
@@ -35,6 +35,10 @@ HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 ACCEPTANCE_SPREAD = 1.35
 """Factor of the 80 % interval that an assumed acceptance adds to TPOT: of three drafted tokens 2.5 come through at an acceptance
 of 0.7 and 1.9 at 0.5. Source: Leviathan et al. 2023 (arXiv 2211.17192), equation 1, over the acceptances of its Table 3."""
+SUREST = 0.9999
+"""The most that copies are counted for: beyond it the chance of the bounds alone decides."""
+ROUNDED = 1e-4
+"""What is lost between what is asked for and ``SUREST``, and in the table of the normal distribution."""
 _PHASE = ("weight_bytes", "kv_bytes", "activation_bytes", "seconds", "mfu")
 COLUMNS = (
     "fits", "ttft_s", "ttft_loaded_s", "tpot_s", "tokens_per_s", "prefill_request_s", "decode_time_share", "verdict",
@@ -56,11 +60,17 @@ class Terms:
     wanted: Wanted
     most_devices: float
     acceptance: float | None
+    kind: str = "decoder"
 
     @property
     def steps(self) -> float:
-        """Output tokens after the first."""
-        return max(self.wanted.output - 1, 0.0)
+        """Output tokens after the first; 0 for a model that gives its whole answer at once."""
+        return max(self.wanted.output - 1, 0.0) if self.kind == "decoder" else 0.0
+
+    @property
+    def tokens(self) -> float:
+        """What one request counts as in rates: output tokens, prompt tokens of an encoder, one image."""
+        return {"decoder": self.wanted.output, "encoder": self.wanted.prompt, "denoiser": 1.0}[self.kind]
 
     @property
     def quality(self) -> int:
@@ -95,44 +105,56 @@ def work_of(space: Space, terms: Terms, rows: Rows) -> Serve:
 def scored(space: Space, terms: Terms, rows: Rows) -> Rows:
     """Return rows with everything a choice needs; NaN where a row does not fit.
 
-    Copies: as many as carry the demand at ``most_used`` of what each can take. Disaggregated, decode and prefill copies are
-    counted apart, n_p : n_d = λ T_prefill : λ T_decode / B (DistServe, arXiv 2401.09670, section 4), and TTFT waits in the
-    queue of the prefill copies alone.
+    Copies: as many as carry the demand at ``most_used`` of what each can take, and at less where the predicted rate is less
+    sure: with a chance of ``1 + sure − chance of every bound``, so that both together are as sure as was asked (Fréchet's bound,
+    which holds however their errors are related). Disaggregated, decode and prefill copies are counted apart, n_p : n_d =
+    λ T_prefill : λ T_decode / B (DistServe, arXiv 2401.09670, section 4), and TTFT waits in the queue of the prefill copies alone.
     """
     request, wanted = terms.request, terms.wanted
     setting = scaled(space.setting, space.weights[int(rows["weights"][0])], "flash")
     work = work_of(space, terms, rows)
     group = rows["tp"] * rows["pp"] * rows["dp"]
     named = setting.answer(work, space.ceilings(setting, group), names=COLUMNS)
-    per_request = {"decoder": wanted.output, "encoder": wanted.prompt, "denoiser": 1.0}[setting.table.kind]
     apart = rows["disaggregated"] > 0
+    wide = spreads(setting, named, work)
+    drafting = np.where((rows["draft_tokens"] > 0) & (terms.acceptance is None), np.log(ACCEPTANCE_SPREAD), 0.0)
+    first_sd, each_sd, rate_sd = (
+        np.hypot(np.log(wide[name]), drafting * (name != "ttft_s")) / Z80
+        for name in ("ttft_s", "tpot_s", "tokens_per_s")
+    )
+    fits = (named["fits"] > 0) & ~_wasted(setting.ceilings.flop_per_s, setting.ceilings.memory_bytes_per_s, rows)
     with np.errstate(invalid="ignore", divide="ignore"):
-        together = named["tokens_per_s"] / per_request
+        together = named["tokens_per_s"] / terms.tokens
         share = np.where(apart, named["decode_time_share"], 1.0)
         rate = np.where(apart & (share > 0), together / share, together)
-        need = wanted.demand_per_s / request.most_used
-        copies = np.maximum(np.ceil(need / rate), 1.0)
-        prefill_rate = rows["dp"] / named["prefill_request_s"]
-        prefill_copies = np.where(apart, np.maximum(np.ceil(need / prefill_rate), 1.0), 0.0)
-        takes = np.minimum(copies * rate, np.where(apart, prefill_copies * prefill_rate, np.inf))
-        busy = wanted.demand_per_s / np.where(apart, prefill_copies * prefill_rate, np.inf)
-        alone = named["ttft_s"] + queue_s(busy, named["prefill_request_s"], np.zeros(1))
+        prefill_rate = np.where(apart, rows["dp"] / named["prefill_request_s"], np.inf)
+        busy = wanted.demand_per_s / (_copies(wanted.demand_per_s / request.most_used, prefill_rate) * prefill_rate)
+        alone = named["ttft_s"] + queue_s(np.where(apart, busy, 0.0), named["prefill_request_s"], np.zeros(1))
     first = np.where(apart, alone, named["ttft_loaded_s"])
+    timed = {"fits": fits, "first_s": first, "each_s": named["tpot_s"], "first_sd": first_sd, "each_sd": each_sd}
+    level = np.clip(1 + request.sure - _bounds_met(timed, terms), 0.5, SUREST)
+    spare = quantile(np.where(apart, (1 + level) / 2, level))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        copies = _copies(wanted.demand_per_s / np.minimum(request.most_used, np.exp(-spare * rate_sd)), rate)
+        prefill_copies = _copies(
+            wanted.demand_per_s / np.minimum(request.most_used, np.exp(-spare * first_sd)), prefill_rate
+        )
+        prefill_copies = np.where(apart, prefill_copies, 0.0)
+        takes = np.minimum(copies * rate, np.where(apart, prefill_copies * prefill_rate, np.inf))
+        carried = below(np.log(copies * rate / wanted.demand_per_s) / rate_sd)
+        apart_too = below(np.log(np.where(apart, prefill_copies * prefill_rate / wanted.demand_per_s, 1.0)) / first_sd)
+        carried = np.where(apart, carried + apart_too - 1, carried)
     devices = (copies + prefill_copies) * group
     billed = np.ceil(devices / space.node) * space.node if request.whole_nodes else devices
     price = setting.machine.usd_per_device_hour
     usd = billed * price.value * HOURS if price is not None else np.full(billed.shape, np.inf)
     joules = energy_j(setting.machine.device, named, group)
-    wide = spreads(setting, named, work)
-    drafting = (rows["draft_tokens"] > 0) & (terms.acceptance is None)
-    each_sd = np.hypot(np.log(wide["tpot_s"]), np.where(drafting, np.log(ACCEPTANCE_SPREAD), 0.0)) / Z80
-    found = {name: rows[name] for name in (*AXES, "weights", "kv")} | {
-        "fits": (named["fits"] > 0) & ~_wasted(setting.ceilings.flop_per_s, setting.ceilings.memory_bytes_per_s, rows),
+    found = {name: rows[name] for name in (*AXES, "weights", "kv")} | timed | {
         "held": named["total_bytes"] / named["usable_bytes"], "total_bytes": named["total_bytes"],
-        "usable_bytes": named["usable_bytes"], "first_s": first, "each_s": named["tpot_s"], "floor_s": named["decode.floor_s"],
-        "first_sd": np.log(wide["ttft_s"]) / Z80, "each_sd": each_sd, "rate_sd": np.log(wide["tokens_per_s"]) / Z80,
+        "usable_bytes": named["usable_bytes"], "floor_s": named["decode.floor_s"], "rate_sd": rate_sd,
+        "carried": np.nan_to_num(carried),
         "copies": copies, "prefill_copies": prefill_copies, "devices": billed, "most": np.full(billed.shape, min(terms.most_devices, space.there)), "requests_per_s": takes,
-        "tokens_per_s": takes * per_request, "usd": usd, "verdict": named["verdict"],
+        "tokens_per_s": takes * terms.tokens, "usd": usd, "verdict": named["verdict"],
         "joules": np.full(billed.shape, np.inf) if joules is None else joules,
         "worse": _loss(space)[rows["weights"], rows["kv"]],
         "changes": _other(space.weights)[rows["weights"]] + _other(space.kv)[rows["kv"]] + (rows["draft_tokens"] > 0) + apart
@@ -160,7 +182,7 @@ def _wasted(flop_per_s: Array, bytes_per_s: Array, rows: Rows) -> NDArray[np.boo
 
 def _score(found: Rows, terms: Terms) -> Array:
     """Return what is minimised, weighed by the model's tokens so that scores of several models add up."""
-    tokens = terms.wanted.demand_per_s * terms.wanted.output
+    tokens = terms.wanted.demand_per_s * terms.tokens
     if terms.request.minimize == "cost":
         return found["usd"]
     if terms.request.minimize == "throughput":
@@ -168,7 +190,17 @@ def _score(found: Rows, terms: Terms) -> Array:
     return np.asarray((found["each_s"] if terms.request.minimize == "latency" else found["joules"]) * tokens)
 
 
+def _copies(need_per_s: Array | float, each_per_s: Array) -> Array:
+    """Return how many copies it takes, at least one."""
+    return np.asarray(np.maximum(np.ceil(need_per_s / each_per_s), 1.0))
+
+
 def chances(found: Rows, terms: Terms, without: str = "") -> Array:
+    """Return the least chance that every bound (but ``without``) is met and the copies carry the demand, row by row."""
+    return np.asarray(np.maximum(_bounds_met(found, terms, without) + found["carried"] - 1, 0.0))
+
+
+def _bounds_met(found: Rows, terms: Terms, without: str = "") -> Array:
     """Return the chance that every bound (but ``without``) is met, row by row."""
     bounds = {name: bound for name, bound in terms.wanted.objective.items() if name != without}
     if not any(bound is not None for bound in bounds.values()):
@@ -199,7 +231,7 @@ def meeting(found: Rows, terms: Terms) -> Rows:
     """Return the rows that meet the objective surely enough within every limit, with their ``chance``."""
     rows = taken(found, np.flatnonzero(allowed(found, terms)))
     chance = chances(rows, terms)
-    sure = np.flatnonzero(chance >= terms.request.sure)
+    sure = np.flatnonzero(chance >= terms.request.sure - ROUNDED)
     return taken(rows | {"chance": chance}, sure)
 
 

@@ -129,7 +129,10 @@ def plan_of(request: PlanRequest, *, progress: Progress | None = None) -> Plan:
     _check(request)
     ranges = read_ranges(request.ranges)
     supply = supplies(request)
-    asked = [(_terms(request, wanted, ranges), _spaces(request, wanted, supply, ranges)) for wanted in request.models]
+    asked = []
+    for wanted in request.models:
+        spaces = _spaces(request, wanted, supply, ranges)
+        asked.append((_terms(request, wanted, ranges, spaces[0].setting.table.kind), spaces))
     total = sum(space.size for _, spaces in asked for space in spaces)
     if total > request.most:
         raise QuantityError(
@@ -171,9 +174,14 @@ def _check(request: PlanRequest) -> None:
             raise QuantityError(f"{name} is {value:g}, outside {low:g} … {high:g}", place=name)
 
 
-def _terms(request: PlanRequest, wanted: Wanted, ranges: Mapping[str, Any]) -> Terms:
+def _terms(request: PlanRequest, wanted: Wanted, ranges: Mapping[str, Any], kind: str) -> Terms:
     acceptance = ranges.get("acceptance")
-    return Terms(request, wanted, request.max_devices or np.inf, None if acceptance is None else float(acceptance[0]))
+    if acceptance is not None and len(acceptance) != 1:
+        raise QuantityError(
+            f"{len(acceptance)} acceptances are stated", place="acceptance", mend="state the one that was measured"
+        )
+    stated = None if acceptance is None else float(acceptance[0])
+    return Terms(request, wanted, request.max_devices or np.inf, stated, kind)
 
 
 def _spaces(
@@ -207,9 +215,11 @@ def _spaces(
             f"{wanted.model} cannot be dealt out or stored as the ranges say on any of these devices", place="ranges",
             mend="state degrees that divide its heads, layers and experts, and formats the hardware has",
         )  # fmt: skip
-    if wanted.objective.get("tpot") is not None and found[0].setting.table.kind == "encoder":
+    if wanted.objective.get("tpot") is not None and found[0].setting.table.kind != "decoder":
         raise RequestError(
-            "an encoder answers in one pass and has no time per output token", place="for", mend="bound ttft or request"
+            f"{wanted.model} gives its whole answer at once and has no time per output token",
+            place="for",
+            mend="bound ttft or request",
         )
     return tuple(found)
 
@@ -247,7 +257,7 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 def _pick(request: PlanRequest, found: Sequence[Found], supply: Sequence[Supply]) -> tuple[list[int | None], str]:
     """Return the best row of each model (None: it has none) and, where a pool cannot hold them all, how much it lacks."""
     alone: list[int | None] = [None if each.rows is None else best_of(each.rows) for each in found]
-    if not request.pool or any(each is None for each in alone):
+    if not request.pool or len(found) == 1 or any(each is None for each in alone):
         return alone, ""
     priced = all(each.machine.usd_per_device_hour is not None for each in supply)
     menus = [

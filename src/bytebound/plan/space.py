@@ -207,6 +207,10 @@ def _reuse(wanted: Wanted, ranges: Mapping[str, Any], device: Device) -> tuple[t
     prefix = ranges.get("prefix_hit", (0.0, wanted.shared_prefix))
     linked = device.host_bytes_per_s is not None
     reused = ranges.get("offload_hit", (0.0, wanted.reused_context) if linked else (0.0,))
+    if len(prefix) * len(reused) > MOST_DEGREES:
+        raise QuantityError(
+            f"{len(prefix) * len(reused):.1e} pairs of prefix_hit and offload_hit", place="prefix_hit, offload_hit", mend="narrow one of the two"
+        )  # fmt: skip
     pairs = tuple(dict.fromkeys((float(a), float(b)) for a, b in product(prefix, reused) if a + b <= 1))
     if not pairs:
         raise RequestError(

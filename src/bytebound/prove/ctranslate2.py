@@ -9,7 +9,7 @@ from bytebound.engines.prove_ctranslate2 import check_compute
 from bytebound.prove.depth import KEEP_PAGES, Probe, by_depth, stored_bytes
 from bytebound.prove.folders import Folder, chosen, made, need, shallower
 from bytebound.prove.quality import text_quality
-from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
+from bytebound.prove.trial import SPIN_S, Bench, Counted, Forecast, Side, Timed, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +54,8 @@ def weights_trial(lever: str, after: str, bench: Bench) -> Trial:
     check_compute(COMPUTE[after])
     folder = chosen(bench)
     timed = (
-        Timed("decode", "step", {"depth": DEPTH}, {"depth": DEPTH}, times=4),
-        Timed("prefill", "prefill", {"tokens": PREFILL}, {"tokens": PREFILL}, times=2),
+        Timed("decode", "step", {"depth": DEPTH}, {"depth": DEPTH}, times=4, rest_s=SPIN_S),
+        Timed("prefill", "prefill", {"tokens": PREFILL}, {"tokens": PREFILL}, times=2, rest_s=SPIN_S),
     )
 
     def sides(each: Folder) -> tuple[Side, Side]:
@@ -84,7 +84,7 @@ def weights_trial(lever: str, after: str, bench: Bench) -> Trial:
 def batch_trial(bench: Bench) -> Trial:
     """Return the trial of a batch: seconds per token of all sequences."""
     folder = chosen(bench)
-    timed = (Timed("decode", "step", {"depth": DEPTH}, {"depth": DEPTH}, times=4, per=(1, SEQUENCES)),)
+    timed = (Timed("decode", "step", {"depth": DEPTH}, {"depth": DEPTH}, times=4, per=(1, SEQUENCES), rest_s=SPIN_S),)
 
     def sides(each: Folder) -> tuple[Side, Side]:
         return side(bench, each, "int8", batch=1), side(bench, each, "int8", batch=SEQUENCES)
@@ -104,7 +104,7 @@ def prefix_trial(bench: Bench) -> Trial:
     """Return the trial of a prompt whose beginning is kept (``static_prompt``)."""
     folder = chosen(bench)
     rest = {"tokens": PROMPT - PREFIX, "past": PREFIX}
-    timed = (Timed("prefill", "prefill", {"tokens": PROMPT}, rest, times=2),)
+    timed = (Timed("prefill", "prefill", {"tokens": PROMPT}, rest, times=2, rest_s=SPIN_S),)
 
     def sides(each: Folder) -> tuple[Side, Side]:
         return side(bench, each, "int8"), side(bench, each, "int8")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bytebound.documents.architecture import Architecture
-    from bytebound.prove.remote import Remote
+    from bytebound.prove.remote import Remote, Turn
     from bytebound.prove.trial import Bench, Side, Timed
 
     Array = NDArray[Any]
@@ -158,10 +158,16 @@ def _turns(bench: Bench, engines: list[list[Remote]], metric: Timed) -> Array:
     while len(found) < ROUNDS and (len(found) < LEAST or time.perf_counter() - start < PROBE_S):
         bench.say(f"probing {metric.metric}, round {len(found) + 1}")
         found.append([
-            [float(np.median(engine.time(what, given, skip=metric.skip, times=metric.times).seconds)) for engine, (what, given) in zip(depth, ways, strict=True)]
+            [float(np.median(rested(engine, metric, what, given).seconds)) for engine, (what, given) in zip(depth, ways, strict=True)]
             for depth in engines
         ])  # fmt: skip
     return np.moveaxis(np.array(found), 0, -1)
+
+
+def rested(engine: Remote, metric: Timed, what: str, given: dict[str, Any]) -> Turn:
+    """Return one engine's turn, after the rest that the metric asks for."""
+    time.sleep(metric.rest_s)
+    return engine.time(what, given, skip=metric.skip, times=metric.times)
 
 
 def stored_bytes(

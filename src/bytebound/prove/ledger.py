@@ -108,11 +108,15 @@ def prove_all(
 def attempt(entry: Entry, bench: Bench, *, rounds: int, budget_s: float) -> Proof | Unproven:
     """Return the proof of one trial, or why there is none."""
     try:
-        return run_trial(entry.make(bench), bench, rounds=rounds, budget_s=budget_s)
+        found = run_trial(entry.make(bench), bench, rounds=rounds, budget_s=budget_s)
+        if found.verdict == "inconclusive":  # a neighbour may have come and gone
+            bench.say(f"{entry.lever}: once more, {found.sentence}")
+            return run_trial(entry.make(bench), bench, rounds=rounds, budget_s=budget_s)
     except ByteboundError as error:
         return Unproven(
             entry.lever, entry.engine, f"{error.place}: {error.message}" if error.place else error.message, error.mend
         )
+    return found
 
 
 def ledger_of(

@@ -11,7 +11,7 @@ from bytebound.errors import RequestError
 from bytebound.prove.depth import Probe, by_depth, stored_bytes
 from bytebound.prove.folders import Folder, chosen, need, shallower
 from bytebound.prove.quality import text_quality
-from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
+from bytebound.prove.trial import SPIN_S, Bench, Counted, Forecast, Side, Timed, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 ENGINE, ADAPTER = "pytorch", "bytebound.engines.prove_torch"
 DEPTH, PREFILL, PROMPT, PREFIX, SEQUENCES = 64, 128, 256, 192, 8
-DECODE = Timed("decode", "step", {}, {}, prepare={"depth": DEPTH}, times=4)
-PASS = Timed("prefill", "prefill", {"tokens": PREFILL}, {"tokens": PREFILL}, times=2)
+DECODE = Timed("decode", "step", {}, {}, prepare={"depth": DEPTH}, times=4, rest_s=SPIN_S)
+PASS = Timed("prefill", "prefill", {"tokens": PREFILL}, {"tokens": PREFILL}, times=2, rest_s=SPIN_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _same_model(lever: str, title: str, timed: Timed, bench: Bench, *, notes: tu
 
 def batch_trial(bench: Bench) -> Trial:
     """Return the trial of a batch: seconds per token of all sequences."""
-    timed = Timed("decode", "step", {}, {}, prepare={"depth": DEPTH}, times=4, per=(1, SEQUENCES))
+    timed = Timed("decode", "step", {}, {}, prepare={"depth": DEPTH}, times=4, per=(1, SEQUENCES), rest_s=SPIN_S)
     return _same_model(
         "larger-batch", f"{SEQUENCES} sequences at once instead of 1", timed, bench, batch=SEQUENCES,
         notes=("transformers, eager, fp32; decode is seconds per token of all sequences together",),
@@ -167,7 +167,7 @@ def batch_trial(bench: Bench) -> Trial:
 def prefix_trial(bench: Bench) -> Trial:
     """Return the trial of a prompt whose beginning is in ``past_key_values`` already."""
     rest = {"tokens": PROMPT - PREFIX, "past": PREFIX}
-    timed = Timed("prefill", "prefill", {"tokens": PROMPT}, rest, prepare={"depth": PREFIX}, times=2)
+    timed = Timed("prefill", "prefill", {"tokens": PROMPT}, rest, prepare={"depth": PREFIX}, times=2, rest_s=SPIN_S)
     return _same_model(
         "prefix-cache", f"{PREFIX} of {PROMPT} prompt tokens already in past_key_values", timed, bench,
         notes=(f"time to the first token of a prompt of {PROMPT} tokens; transformers, eager, fp32",),

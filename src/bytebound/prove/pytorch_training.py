@@ -15,7 +15,7 @@ from bytebound.errors import RequestError
 from bytebound.ledger.states import moment_bytes
 from bytebound.prove.depth import Probe, by_depth
 from bytebound.prove.folders import need
-from bytebound.prove.trial import Bench, Counted, Forecast, Side, Timed, Trial
+from bytebound.prove.trial import SPIN_S, Bench, Counted, Forecast, Side, Timed, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 """A small Llama of nobody's: activations of a step are as large as its states."""
 NAME = f"random Llama of {LAYERS} layers, 512 wide"
-STEP = Timed("step", "train_step", {}, {}, times=1, rounds=8)
+STEP = Timed("step", "train_step", {}, {}, times=1, rounds=8, rest_s=SPIN_S)
 PLAIN = Train(
     seq=SEQ,
     micro_batch=BATCH,

@@ -18,6 +18,7 @@ from bytebound.measure.canaries import host_canaries
 from bytebound.measure.sampling import sample
 from bytebound.measure.system import read_system
 from bytebound.prove.compare import compared, effect_of, sentence_of, verdict_of
+from bytebound.prove.depth import rested
 from bytebound.prove.remote import open_engine
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ ROUNDS, LEAST_ROUNDS = 12, 5
 SHORTEST_S = 0.1
 """Others' work during a shorter time is not told: the system counts in ticks of 10 ms."""
 MEMORY_SHARE = 0.9
+STATE_READS = 7
+MOST_MOVED = 0.2
+"""Memory of a shared machine may change its speed for minutes. Beyond this share between probes and run a comparison says nothing:
+a memory-bound side would be out by as much, a compute-bound one by nothing."""
 
 
 @dataclass(slots=True)
@@ -61,35 +66,57 @@ def run_trial(
         ByteboundError: the prediction or an engine could not be made; an engine died midway or ran out of memory.
     """
     began = time.perf_counter()
-    bench.say(f"{trial.lever}: predicting")
-    forecasts = trial.predict()
     seen = Seen()
     with ExitStack() as stack:
+        probes = host_canaries(stack) if canaries else ()
+        bench.say(f"{trial.lever}: predicting")
+        state = [read_rate(probes)]
+        forecasts = trial.predict()
+        state.append(read_rate(probes))
         bench.say(f"{trial.lever}: opening {trial.engine} twice")
         room = MEMORY_SHARE * read_system().memory_free_bytes
         before, version = _open(stack, trial.before, room)
         after, _ = _open(stack, trial.after, room)
-        probes = host_canaries(stack) if canaries else ()
         for timed in trial.timed:
             _take_turns(timed, before, after, probes, seen, trial=trial, rounds=rounds, until_s=budget_s, say=bench.say)
         weighed = _weigh(trial, before, after)
         found = [*_timed(trial, seen, forecasts), *_counted(trial, weighed, forecasts)]
     quality, trouble = _quality(trial, bench.say)
     disturbed = _disturbed(seen)
-    verdict = verdict_of(found, disturbed)
+    moved = moved_by(state, seen)
+    verdict = "inconclusive" if moved > MOST_MOVED else verdict_of(found, disturbed)
+    sentence = sentence_of(trial.title, found, verdict, trial.aim, disturbed)
+    if moved > MOST_MOVED:
+        sentence = f"{trial.title}: inconclusive, memory was {1 + moved:.2f} times as fast for the probes as for the run, or the other way"
     when = datetime.now(UTC)
     return Proof(
         id=f"proof-{when:%Y%m%d-%H%M%S}-{uuid4().hex[:6]}", when=when.isoformat(timespec="seconds"), lever=trial.lever,
         title=trial.title, engine=trial.engine, engine_version=version, model=trial.model,
         machine=bench.machine.device.id, before=trial.before.shown, after=trial.after.shown, compared=tuple(found),
         verdict=verdict, effect=effect_of(found, trial.aim),
-        sentence=sentence_of(trial.title, found, verdict, trial.aim, disturbed),
+        sentence=sentence,
         rounds=max((len(sides[0]) for sides in seen.sides.values()), default=0), disturbed=disturbed,
         seconds=time.perf_counter() - began, real_weights=trial.real_weights, quality=quality,
         canaries={name: s for name, rates in seen.canaries.items() if (s := spread(rates, rate=True)) is not None},
         notes=(*trial.notes, *seen.notes), errors=trouble,
         provenance=tuple(dict.fromkeys(item for forecast in forecasts.values() for item in forecast.provenance)),
     )  # fmt: skip
+
+
+def read_rate(probes: tuple[Probe, ...]) -> float:
+    """Return how fast memory is read now [B/s], the middle of a few passes: the state the machine is in. 0 without canaries."""
+    if not probes:
+        return 0.0
+    return probes[0].amount / float(np.median([sample(probes[0].work).seconds for _ in range(STATE_READS)]))
+
+
+def moved_by(state: list[float], seen: Seen) -> float:
+    """Return by what share memory was faster in one of two: around the predictions, and during the run."""
+    ran = seen.canaries.get("memory.read")
+    if not ran or not all(state):
+        return 0.0
+    during = float(np.median(ran))
+    return max(max(state) / during, during / min(state)) - 1
 
 
 def _open(stack: ExitStack, side: Side, room: float) -> tuple[Remote, str]:
@@ -117,7 +144,7 @@ def _take_turns(
         for probe in probes:
             seen.canaries.setdefault(probe.name, []).append(probe.amount / max(sample(probe.work).seconds, 1e-9))
         for engine, what, arguments, side in turns if done % 2 == 0 else turns[::-1]:
-            sides[side].append(engine.time(what, arguments, skip=timed.skip, times=timed.times))
+            sides[side].append(rested(engine, timed, what, arguments))
 
 
 def _timed(trial: Trial, seen: Seen, forecasts: dict[str, Forecast]) -> list[Compared]:

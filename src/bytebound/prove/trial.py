@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from bytebound.documents.values import Interval, Provenance
 
 
+SPIN_S = 0.25
+"""OpenMP's threads spin for 0.2 s after their last work, on processors that the other side then needs. Source: KMP_BLOCKTIME,
+LLVM OpenMP runtime."""
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """One side of a trial: an adapter, the settings it is opened with, and how they are shown in the proof."""
@@ -35,6 +40,7 @@ class Timed:
         prepare: arguments of the engine's ``prepare``, called once before; None: not called.
         times: timings per turn, after ``skip`` that warm the caches the other side emptied.
         per: units (tokens, say) that one call does, before and after.
+        rest_s: rest before each turn; ``SPIN_S`` where the engine's threads go on spinning after their work.
         rounds: turns of each side where a run has the usual number (``run.ROUNDS``), more or fewer as it has; 0: that number.
     """
 
@@ -48,6 +54,7 @@ class Timed:
     skip: int = 1
     per: tuple[float, float] = (1.0, 1.0)
     rounds: int = 0
+    rest_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
