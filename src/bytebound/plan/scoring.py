@@ -132,7 +132,7 @@ def scored(space: Space, terms: Terms, rows: Rows) -> Rows:
         alone = named["ttft_s"] + queue_s(np.where(apart, busy, 0.0), named["prefill_request_s"], np.zeros(1))
     first = np.where(apart, alone, named["ttft_loaded_s"])
     timed = {"fits": fits, "first_s": first, "each_s": named["tpot_s"], "first_sd": first_sd, "each_sd": each_sd}
-    level = np.clip(1 + request.sure - _bounds_met(timed, terms), 0.5, SUREST)
+    level = np.clip(1 + request.sure - _bounds_met(timed, terms), 0.0, SUREST)
     spare = quantile(np.where(apart, (1 + level) / 2, level))
     with np.errstate(invalid="ignore", divide="ignore"):
         copies = _copies(wanted.demand_per_s / np.minimum(request.most_used, np.exp(-spare * rate_sd)), rate)
