@@ -6,12 +6,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-import uuid
 from pathlib import Path
 
 import pytest
-
-PASSWORD = "sesam/öffne dich"
+from postgres import PASSWORD, new_database
 
 
 def binaries() -> Path | None:
@@ -63,21 +61,6 @@ def server():
     yield home
     run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
     shutil.rmtree(home, ignore_errors=True)
-
-
-def new_database(server: Path) -> str:
-    """Make an empty database on the server and return its URL."""
-    from sqlalchemy import URL, create_engine, text
-
-    def url(name: str) -> URL:
-        return URL.create("postgresql", "keeper", PASSWORD, database=name, query={"host": str(server)})
-
-    name = f"t{uuid.uuid4().hex}"
-    engine = create_engine(url("postgres").set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return url(name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

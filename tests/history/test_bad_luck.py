@@ -182,7 +182,7 @@ def test_a_database_that_cannot_be_used_is_said_without_its_password(url, said):
 
 
 def test_a_wrong_password_is_said_and_none_is_shown(server):
-    from conftest import PASSWORD, new_database
+    from postgres import PASSWORD, new_database
 
     url = new_database(server)
     history = open_history(url)
@@ -197,7 +197,7 @@ def test_a_wrong_password_is_said_and_none_is_shown(server):
 
 
 def test_other_tables_of_a_server_are_no_matter_but_half_a_history_is(server):
-    from conftest import new_database
+    from postgres import new_database
 
     url = new_database(server)
     engine = sql.create_engine(sql.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sql.pool.NullPool)

@@ -75,7 +75,7 @@ def test_any_run_comes_back_exactly(many, run):
 @pytest.fixture(scope="session")
 def served(server):
     """The same on PostgreSQL, which refuses NUL in text."""
-    from conftest import new_database
+    from postgres import new_database
 
     return open_history(new_database(server))
 

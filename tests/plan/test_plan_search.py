@@ -192,7 +192,9 @@ def test_a_copy_of_two_nodes_is_what_estimate_says_of_two_nodes():
 
 def test_prefill_and_decode_copies_are_counted_by_their_own_times():
     ranges = SMALL["ranges"] | {"disaggregated": "yes", "batch": (32,), "tp": (1,), "weights": ("auto",)}
-    best = find_plan(MODEL, demand=40, prompt=3000, output=200, devices="h100-sxm", ranges=ranges, most_used=1.0, sure=0.0).best
+    best = find_plan(
+        MODEL, demand=40, prompt=3000, output=200, devices="h100-sxm", ranges=ranges, most_used=1.0, sure=0.0
+    ).best
     work = Serve(batch=32, prompt=3000, output=200, disaggregated=True)
     named = settle(MODEL, "1x h100-sxm", "vllm").answer(work)
     prefill_s, decode_s = float(named["prefill_request_s"][0]), 200 * float(named["tpot_s"][0])

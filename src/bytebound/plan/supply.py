@@ -110,9 +110,9 @@ def _one(text: str) -> Supply:
     machine = find_machine(text, place="devices")
     stated = re.match(r"\s*[0-9]", text) is not None or text.lower() == HERE or is_file_name(text)
     node = node_size(machine, stated=stated)
-    return Supply(
-        machine.model_copy(update={"per_node": node, "nodes": 1}), machine.devices if text.lower() == HERE else None
-    )
+    here = text.strip().lower() == HERE  # no catalogue knows its id: it stays what was asked for
+    changed = {"per_node": node, "nodes": 1} | ({"asked": HERE} if here else {})
+    return Supply(machine.model_copy(update=changed), machine.devices if here else None)
 
 
 def _pooled(text: str) -> Supply:

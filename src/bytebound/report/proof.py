@@ -135,7 +135,7 @@ def proofs_markdown(ledger: Proofs) -> str:
     parts = [
         "# Levers proven on a real machine",
         f"**Takeaway:** {_safe(headline(ledger))}.",
-        f"Made by `bytebound prove --all` on {_safe(ledger.machine)}, {_safe(moment(ledger.when))}. Engines: {versions or 'none'}.",
+        f"Made by `bytebound prove` on {_safe(ledger.machine)}, {_safe(moment(ledger.when))}. Engines: {versions or 'none'}.",
         f"Each lever is applied to a model on a real engine, before and after, in turns. {_safe(CLOSING[0].upper() + CLOSING[1:])}.",
         table if cells else "Nothing was proven.",
         _qualities(ledger),
