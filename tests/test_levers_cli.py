@@ -19,7 +19,8 @@ def test_the_list_shows_every_card_of_a_group(capsys):
     assert "fp8-kv" not in out
 
 
-def test_one_card_is_explained_whole(capsys):
+def test_one_card_is_explained_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
     assert run(["levers", "fp8-kv"]) == 0
     out = " ".join(capsys.readouterr().out.split())
 
