@@ -131,7 +131,7 @@ MESSAGES = {
     ),
     ("estimate", *QUESTION, "--prefix-hit", "2"): "error: prefix_hit is 2, outside 0 … 1\n  at    --prefix-hit\n",
     ("schema", "fleed"): (
-        "error: unknown document 'fleed'; nearest: fleet, levers\n  at    schema\n  next  choose one of machine, fleet, estimate, train, trace, trace-estimate, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched, levers, lever-ranking, plan, plan-request, proof, proofs, sweep, sweep-summary\n"
+        "error: unknown document 'fleed'; nearest: fleet, levers\n  at    schema\n  next  choose one of machine, fleet, estimate, train, trace, trace-estimate, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched, levers, lever-ranking, plan, plan-request, proof, proofs, proof-errors, sweep, sweep-summary\n"
     ),
 }
 

@@ -252,6 +252,7 @@ SCHEMAS = {
     "plan-request": ("bytebound.documents.plan_file", "PlanFile"),
     "proof": ("bytebound.documents.proof", "Proof"),
     "proofs": ("bytebound.documents.proof", "Proofs"),
+    "proof-errors": ("bytebound.documents.proof", "ProofErrors"),
     "sweep": ("bytebound.documents.sweep", "Sweep"),
     "sweep-summary": ("bytebound.documents.sweep", "SweepSummary"),
 }
@@ -261,7 +262,7 @@ def schema(
     name: Annotated[
         str,
         Parameter(
-            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched, trace, trace-estimate, levers, lever-ranking, plan, plan-request, proof, proofs, sweep or sweep-summary."
+            help="machine, fleet, estimate, train, audit, observation, run, calibration, correction, comparison, validation, baseline, refitted, watched, trace, trace-estimate, levers, lever-ranking, plan, plan-request, proof, proofs, proof-errors, sweep or sweep-summary."
         ),
     ],
     /,

@@ -44,6 +44,10 @@ def validate(
             help="Training runs: step time, memory, what fits. Tables of ours or of the public layout, or a folder of it.",
         ),
     ] = False,
+    proofs: Annotated[
+        bool,
+        Parameter(negative="", help="What was proven on machines here (bytebound prove), beside what was predicted."),
+    ] = False,
     silicon: Annotated[
         bool, Parameter(negative="", help="Also the measurements inside the installed aiconfigurator-core package.")
     ] = False,
@@ -81,15 +85,17 @@ def validate(
 
         bytebound validate --training --protocol leave-one-source-out
 
+        bytebound validate --proofs
+
         bytebound validate --baseline validation/baseline.json --fail-on worse -q
     """
     for path in (html, markdown, save_baseline):
         writable(path)
+    if proofs:
+        others = (truth, training, silicon, html, markdown, baseline, save_baseline, fail_on != "never")
+        return validate_proofs(alone=not any(others), json=json)
     keys = () if training else read_by(by)
-    if not 0 <= worst <= MOST:
-        raise QuantityError(
-            f"{worst} rows are outside 0 … {MOST}", place="--worst", mend="ask for fewer, or use --json"
-        )
+    check_worst(worst)
     if training:
         from bytebound.cli.validating_training import refuse_with_training, validate_training_rows  # noqa: PLC0415
 
@@ -131,6 +137,14 @@ def validate(
 
     emit(found, json=json, text=shown)
     return verdict(found, fail_on=fail_on, quiet=quiet)
+
+
+def check_worst(worst: int) -> None:
+    """Raise QuantityError where more rows are asked for than are shown."""
+    if not 0 <= worst <= MOST:
+        raise QuantityError(
+            f"{worst} rows are outside 0 … {MOST}", place="--worst", mend="ask for fewer, or use --json"
+        )
 
 
 def read_by(text: str) -> tuple[str, ...]:
@@ -227,3 +241,27 @@ def verdict(found: Validation, *, fail_on: str, quiet: bool) -> int:
     worse = found.regressions
     say(f"exit 1: {count(len(worse), 'group')} worse than committed; {regression_words(worse[0])}", quiet=quiet)
     return NO
+
+
+def validate_proofs(*, alone: bool, json: bool) -> int:
+    """Print how wrong the predictions of the proofs in the history were.
+
+    Raises:
+        RequestError: the history has none, or something else was asked for with them (not ``alone``).
+    """
+    if not alone:
+        raise RequestError("proofs are validated by themselves", place="--proofs", mend="leave the other flags out")
+    from bytebound.prove.known import kept  # noqa: PLC0415
+    from bytebound.validate.proofs import proof_errors  # noqa: PLC0415
+
+    found = proof_errors(kept())
+    if not found.rows:
+        raise RequestError("no conclusive proof is kept", place="--proofs", mend="bytebound prove --all")
+
+    def text() -> str:
+        from bytebound.report.proof import proof_errors_text  # noqa: PLC0415
+
+        return proof_errors_text(found, page())
+
+    emit(found, json=json, text=text)
+    return FINE

@@ -10,6 +10,7 @@ from bytebound.documents.values import Interval, Provenance
 
 PROOF_SCHEMA = "bytebound.proof/1"
 PROOFS_SCHEMA = "bytebound.proofs/1"
+PROOF_ERRORS_SCHEMA = "bytebound.proof-errors/1"
 PROVABLES_SCHEMA = "bytebound.provables/1"
 
 METRICS = ("decode", "prefill", "request", "step", "memory", "kv_memory", "bytes")
@@ -128,3 +129,29 @@ class Proofs:
     unproven: tuple[Unproven, ...] = ()
     notes: tuple[str, ...] = ()
     schema_: str = PROOFS_SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class ProofError:
+    """How wrong the predictions of one metric on one engine were.
+
+    ``median_error`` is the median of |predicted over measured − 1|; ``within`` the share of ratios within the tolerance, ``coverage``
+    of those whose predicted interval held what was measured.
+    """
+
+    engine: str
+    metric: str
+    compared: int
+    median_error: float
+    within: float
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProofErrors:
+    """``bytebound validate --proofs``: conclusive proofs kept in the history; ``left_out`` counts what noise hid."""
+
+    rows: tuple[ProofError, ...]
+    proofs: int
+    left_out: int
+    schema_: str = PROOF_ERRORS_SCHEMA

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from bytebound.documents.observation import Spread
-    from bytebound.documents.proof import Compared, Proof, Proofs, Provable, Provables, Quality
+    from bytebound.documents.proof import Compared, Proof, ProofErrors, Proofs, Provable, Provables, Quality
     from bytebound.report.page import Page
 
 METRICS = {
@@ -109,6 +109,19 @@ def proofs_text(ledger: Proofs, page: Page) -> str:
         *[indented(clean(note)) for note in ledger.notes], Text(CLOSING, style="dim"),
     ]  # fmt: skip
     return draw(parts, page)
+
+
+def proof_errors_text(found: ProofErrors, page: Page) -> str:
+    """Return how wrong the predictions of proofs were, by engine and metric."""
+    return table_text(
+        title=f"{found.proofs} conclusive proofs kept here, {found.left_out} hidden by noise and left out",
+        columns=[("engine", "!"), ("metric", "!"), ("ratios", "r!"), ("median error", "r!"), ("within 15 %", "r!"), ("range held", "r!")],
+        rows=[
+            (row.engine, METRICS.get(row.metric, clean(row.metric)), str(row.compared), percent(row.median_error), percent(row.within), percent(row.coverage))
+            for row in found.rows
+        ],
+        page=page, note="bytebound prove --kept shows each of them",
+    )  # fmt: skip
 
 
 def provables_text(trials: Provables, page: Page) -> str:
