@@ -13,7 +13,6 @@ from bytebound.errors import DocumentError, QuantityError
 
 NOW = [0.0]
 time.perf_counter = lambda: NOW[0]  # this is a process of its own, and a busy machine must not move its clock
-RANDOM = np.random.default_rng(os.getpid())
 
 
 class Toy:
@@ -24,6 +23,7 @@ class Toy:
     def __init__(self, settings):
         self.settings = settings
         self.prepared = 0
+        self.random = np.random.default_rng(settings.get("seed", 0))
 
     def prepare(self, depth):
         """Remember the depth."""
@@ -32,7 +32,7 @@ class Toy:
     def step(self, depth=0):
         """Take as long as the settings say, longer by ``noise`` of a random share."""
         assert depth == self.prepared
-        NOW[0] += self.settings["seconds"] * (1 + self.settings.get("noise", 0.0) * RANDOM.exponential())
+        NOW[0] += self.settings["seconds"] * (1 + self.settings.get("noise", 0.0) * self.random.exponential())
 
     def memory(self):
         """Return bytes as told."""
