@@ -13,6 +13,7 @@ from bytebound.errors import QuantityError, UnknownNameError
 
 SECONDS_PER_HOUR = 3600.0
 SECONDS_PER_MONTH = 730.0 * SECONDS_PER_HOUR  # 8,760 h / 12: the month cloud providers bill by
+HOURS_PER_MONTH = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 GIB = 2**30
 
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}

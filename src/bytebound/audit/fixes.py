@@ -11,11 +11,12 @@ from bytebound.audit.replan import difference, replanned
 from bytebound.audit.starve import first_starvation
 from bytebound.audit.surface import surface
 from bytebound.documents.audit import Fix, Starves
+from bytebound.documents.plan import QUALITIES
 from bytebound.errors import ByteboundError
 from bytebound.plan.case import Refusal
 from bytebound.plan.levers import ALL_LEVERS, LEVERS
 from bytebound.predict.estimate import settle
-from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
+from bytebound.units import HOURS_PER_MONTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +38,6 @@ LITTLE = 0.03
 SAFE_PROBABILITY = 0.1
 HARDWARE = ("more-devices", "roadmap-device")
 ROADMAP_SHOWN = 3
-QUALITY_ORDER = ("any", "near-lossless", "lossless")
-HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +160,10 @@ def _outcome(
     if price is not None and s.case.kind != "edge":
         last, last_was = float(np.median(need[:, -1])), float(np.median(was[:, -1]))
         if np.isfinite(last):  # what does not run today has no bill to compare with: the whole one counts
-            usd = (last * price - (last_was * (s.usd_per_hour or price) if np.isfinite(last_was) else 0.0)) * HOURS
-    allowed = QUALITY_ORDER.index(quality) >= QUALITY_ORDER.index(s.quality_floor)
+            usd = (
+                last * price - (last_was * (s.usd_per_hour or price) if np.isfinite(last_was) else 0.0)
+            ) * HOURS_PER_MONTH
+    allowed = QUALITIES.index(quality) >= QUALITIES.index(s.quality_floor)
     reason, status = _judge(old, new, effect=effect, before=before, after=after, allowed=allowed)
     return replace(blank, effect=effect, usd_per_month=usd, starves_after=after, status=status, reason=reason)
 
@@ -203,7 +204,7 @@ def _more_devices(s: Situation, before: Starves) -> Fix:
         )  # fmt: skip
     return replace(
         blank, title=f"Add {count} × {device}", effect=1 + count / max(float(np.median(s.supply[:, 0])), 1.0),
-        usd_per_month=None if s.usd_per_hour is None else count * s.usd_per_hour * HOURS,
+        usd_per_month=None if s.usd_per_hour is None else count * s.usd_per_hour * HOURS_PER_MONTH,
         starves_after=first_starvation(need, s.supply + count, limit), status="helps",
         reason=f"{count} more devices cover 90 % of the draws to the last month",
     )  # fmt: skip

@@ -14,7 +14,7 @@ from bytebound.documents.values import Interval, Provenance
 from bytebound.documents.work import Serve, Train
 from bytebound.ledger.ledger import MATH
 from bytebound.predict.training import train_time
-from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH, show_usd
+from bytebound.units import HOURS_PER_MONTH, show_usd
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 USED_RESOURCES = ("capacity", "memory-bandwidth", "compute", "links", "overhead")
 RESOURCE_DRAWS = 2000
 """Draws for the bands per resource: a quantile's own error is 1 % of the spread there. The verdict uses every draw."""
-HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 
 
 def workload_record(
@@ -56,7 +55,7 @@ def workload_record(
     edge = s.workload.kind == "edge"
     usd = None
     if pool.usd_per_hour is not None and not edge:
-        cost = np.where(np.isfinite(s.need[:, 0]), s.need[:, 0], np.nan) * pool.usd_per_hour[0] * HOURS
+        cost = np.where(np.isfinite(s.need[:, 0]), s.need[:, 0], np.nan) * pool.usd_per_hour[0] * HOURS_PER_MONTH
         if np.isfinite(cost).any():
             low, middle, high = np.nanquantile(cost, (0.1, 0.5, 0.9))
             usd = Interval(float(middle), float(low), float(high))

@@ -15,11 +15,11 @@ from bytebound.facts.formats import find_format
 from bytebound.plan.cards import find_lever
 from bytebound.plan.case import Case
 from bytebound.plan.formats import AUTO, format_levers, quality_note, quality_of
-from bytebound.plan.scoring import HOURS, chances, taken, work_of
+from bytebound.plan.scoring import chances, taken, work_of
 from bytebound.plan.today import serving_today
 from bytebound.predict.parts import Z80
 from bytebound.predict.roofline import TIME_RESOURCES
-from bytebound.units import SECONDS_PER_MONTH
+from bytebound.units import HOURS_PER_MONTH, SECONDS_PER_MONTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,10 @@ def _bill(space: Space, devices: float) -> Interval | None:
     if price is None:
         return None
     return Interval(
-        *(devices * HOURS * each for each in (price.value, price.low or price.value, price.high or price.value))
+        *(
+            devices * HOURS_PER_MONTH * each
+            for each in (price.value, price.low or price.value, price.high or price.value)
+        )
     )
 
 

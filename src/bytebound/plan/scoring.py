@@ -16,7 +16,7 @@ from bytebound.predict.energy import energy_j
 from bytebound.predict.parts import Z80
 from bytebound.predict.prediction import queue_s
 from bytebound.predict.scaled import scaled
-from bytebound.units import SECONDS_PER_HOUR, SECONDS_PER_MONTH
+from bytebound.units import HOURS_PER_MONTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SLAB = 131_072
 """Rows scored at once: thirty columns of them are 30 MB."""
-HOURS = SECONDS_PER_MONTH / SECONDS_PER_HOUR
 ACCEPTANCE_SPREAD = 1.35
 """Factor of the 80 % interval that an assumed acceptance adds to TPOT: of three drafted tokens 2.5 come through at an acceptance
 of 0.7 and 1.9 at 0.5. Source: Leviathan et al. 2023 (arXiv 2211.17192), equation 1, over the acceptances of its Table 3."""
@@ -147,7 +146,7 @@ def scored(space: Space, terms: Terms, rows: Rows) -> Rows:
     devices = (copies + prefill_copies) * group
     billed = np.ceil(devices / space.node) * space.node if request.whole_nodes else devices
     price = setting.machine.usd_per_device_hour
-    usd = billed * price.value * HOURS if price is not None else np.full(billed.shape, np.inf)
+    usd = billed * price.value * HOURS_PER_MONTH if price is not None else np.full(billed.shape, np.inf)
     joules = energy_j(setting.machine.device, named, group)
     found = {name: rows[name] for name in (*AXES, "weights", "kv")} | timed | {
         "held": named["total_bytes"] / named["usable_bytes"], "total_bytes": named["total_bytes"],

@@ -11,7 +11,7 @@ import numpy as np
 
 from bytebound.audit.deal import share
 from bytebound.audit.draws import supply
-from bytebound.audit.fixes import HOURS, need_devices
+from bytebound.audit.fixes import need_devices
 from bytebound.audit.run import case_of, dearer, sample
 from bytebound.audit.starve import NEVER, headroom, starving_months
 from bytebound.audit.surface import Axes, surface, today
@@ -21,6 +21,7 @@ from bytebound.errors import ByteboundError, PhysicsError, UnfinishedError
 from bytebound.plan.case import Refusal
 from bytebound.sweep.plans import Planned, apply
 from bytebound.sweep.table import encoded
+from bytebound.units import HOURS_PER_MONTH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,4 +169,4 @@ def _usd_per_device(
     if planned.machine is not None:
         price = dearer(planned.machine, scenario.memory_price).usd_per_device_hour
         usd = np.where(np.arange(months) >= planned.from_month, np.nan if price is None else price.value, usd)
-    return np.asarray(usd * HOURS)
+    return np.asarray(usd * HOURS_PER_MONTH)

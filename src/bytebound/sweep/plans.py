@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from bytebound.audit.fixes import HARDWARE, QUALITY_ORDER
+from bytebound.audit.fixes import HARDWARE
 from bytebound.audit.surface import surface, today
+from bytebound.documents.plan import QUALITIES
 from bytebound.documents.sweep import AS_IS
 from bytebound.errors import QuantityError, RequestError, UnknownNameError
 from bytebound.plan.case import Refusal
@@ -89,7 +90,7 @@ def steps(name: str, devices: Iterable[str]) -> tuple[str, ...]:
 def quality_of(name: str) -> str:
     """Return the lowest quality among a plan's levers."""
     found = [ALL_LEVERS[step].quality for step in name.split("+") if step in ALL_LEVERS]
-    return min(found, key=QUALITY_ORDER.index, default=QUALITY_ORDER[-1])
+    return min(found, key=QUALITIES.index, default=QUALITIES[-1])
 
 
 def apply(name: str, case: Case, now: Today, *, axes: Axes, coming: Iterable[Coming]) -> Planned | Refusal:

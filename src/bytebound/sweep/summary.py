@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bytebound.audit.fixes import QUALITY_ORDER, SAFE_PROBABILITY
+from bytebound.audit.fixes import SAFE_PROBABILITY
 from bytebound.audit.run import month_name
 from bytebound.audit.starve import NEVER, starves
 from bytebound.audit.surface import LIMITS
+from bytebound.documents.plan import QUALITIES
 from bytebound.documents.sweep import AS_IS, Cheapest, SweepOutcome, SweepSummary
 from bytebound.errors import UnfinishedError
 from bytebound.sweep.plans import quality_of
@@ -64,7 +65,7 @@ def summary(folder: Path, sweep: Sweep, run: dict[str, str]) -> SweepSummary:
 def _outcomes(sweep: Sweep, workload: str, plan: str, table: Any, said: dict[str, str]) -> list[SweepOutcome]:
     floor = next(w.quality_floor for w in sweep.request.fleet.workload if w.name == workload)
     quality = quality_of(plan)
-    allowed = plan == AS_IS or floor == "any" or QUALITY_ORDER.index(quality) >= QUALITY_ORDER.index(floor)
+    allowed = plan == AS_IS or floor == "any" or QUALITIES.index(quality) >= QUALITIES.index(floor)
     named = table["scenario"].to_numpy(zero_copy_only=False)
     found = []
     for scenario in sweep.request.scenarios:
@@ -122,4 +123,4 @@ def _cost(one: SweepOutcome) -> tuple[float, float, int, int]:
     paid = float("inf") if one.usd_paid is None else one.usd_paid
     needed = float("inf") if one.usd_needed is None else one.usd_needed
     steps = 0 if one.plan == AS_IS else 1 + one.plan.count("+")
-    return paid, needed, -QUALITY_ORDER.index(one.quality), steps
+    return paid, needed, -QUALITIES.index(one.quality), steps
